@@ -1,0 +1,49 @@
+"""Packaging: `pip install -e .` gives the `hearth` command; `.[test]` adds what scripts/test needs."""
+
+from __future__ import annotations
+
+from setuptools import find_packages, setup
+
+setup(
+    name="hearth",
+    version="0.1.0",
+    description="Runs functions in sandboxes of its own making, with the semantics of SCF, on one Linux machine",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["sandbox", "sandbox.*", "server", "server.*"]),
+    # The guest programs and the migrations are read as files, not imported from where they lie.
+    package_data={"sandbox": ["guest/*"], "server": ["store/migrations/*", "store/migrations/versions/*", "console/*"]},
+    include_package_data=True,
+    zip_safe=False,
+    install_requires=[
+        "alembic>=1.13",
+        "click>=8.1",
+        "falcon>=4.0",
+        # The `asgi` worker came with 24.0, the setting that turns its control socket off with 25.1.
+        "gunicorn>=25.1",
+        "httpx>=0.27",
+        "orjson>=3.10",
+        "prometheus-client>=0.20",
+        "psutil>=6",
+        "pyroute2>=0.9",
+        "python-prctl>=1.8",
+        "rich>=13.7",
+        "SQLAlchemy>=2.0",
+        "uvloop>=0.19",
+        "zstandard>=0.22",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "import-linter>=2.1",
+            "mypy>=1.11",
+            "psycopg[binary]>=3.1",
+            "pytest>=8.2",
+            "pytest-asyncio>=0.24",
+            "pytest-randomly>=3.15",
+            "ruff>=0.6",
+            "vermin>=1.6",
+        ],
+    },
+    entry_points={"console_scripts": ["hearth = server.cli.main:main"]},
+)
