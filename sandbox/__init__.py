@@ -1,0 +1,1 @@
+"""The runtime: everything that needs root or touches the kernel."""

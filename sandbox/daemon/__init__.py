@@ -1,0 +1,1 @@
+"""sandboxd: composition root, listener, leases, recovery. Root, one asyncio loop, never forks."""

@@ -1,0 +1,155 @@
+"""`python -m sandbox.daemon --launcher-fd N`: sandboxd's composition root. Started by the launcher, never by hand.
+
+SIGTERM and SIGINT close every sandbox, then the process ends; end of file from the launcher ends it the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from sandbox import log, settings
+from sandbox.cgroup import Driver, detect
+from sandbox.cgroup.governor import Governor
+from sandbox.daemon import recovery
+from sandbox.daemon.leases import Leases
+from sandbox.daemon.listener import Listener
+from sandbox.errors import RuntimeNotFound, SandboxError
+from sandbox.factory import MEGABYTE, Workshop
+from sandbox.gate import Gate
+from sandbox.kernel import machine, process
+from sandbox.launcherclient import LauncherClient
+from sandbox.layers import Layers
+from sandbox.namespaces import NetworkNamespaces
+from sandbox.pool import SandboxPool
+from sandbox.settings import Settings
+from sandbox.slots import Slots
+
+_log = logging.getLogger(__name__)
+
+
+def capacity_bytes(conf: Settings) -> int:
+    return conf.capacity_mb * MEGABYTE or machine.memory_total_bytes() * 9 // 10
+
+
+class Daemon:
+    """Everything sandboxd is made of, constructed once."""
+
+    def __init__(self, conf: Settings) -> None:
+        self._conf = conf
+        self._stop = asyncio.Event()
+
+    async def run(self, launcher_fd: int, driver: Driver) -> None:
+        conf, loop = self._conf, asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with AsyncExitStack() as stack:
+            stack.callback(driver.close)
+            zygotes = driver.create("zygotes")
+            stack.callback(zygotes.remove)
+            joins = zygotes.open_join()
+            for fd in joins.values():
+                stack.callback(os.close, fd)
+            slots = Slots(driver, conf.first_uid)
+            stack.callback(slots.close)
+            networks = NetworkNamespaces(conf.prepared + 4)
+            networks.start()
+            stack.callback(networks.stop)
+            governor = Governor()
+            governor.start()
+            stack.callback(governor.stop)
+            launcher = LauncherClient(launcher_fd, loop, self._stop.set)
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, null)
+            stage = Path(conf.run) / "stage"
+            stage.mkdir(exist_ok=True)
+            stack.callback(stage.rmdir)
+            workshop = Workshop(conf, slots, networks, launcher, loop, str(stage), joins, null)
+            pool = SandboxPool(workshop)
+            stack.push_async_callback(pool.close)
+            gate = Gate(capacity_bytes(conf))
+            leases = Leases(conf, pool, gate, governor, Layers())
+            listener = Listener(conf, pool, leases, lambda: self._describe(pool, gate, leases))
+            stack.push_async_callback(listener.close)
+            pool.start()
+            self._warm_up(pool)
+            listener.start()
+            _log.info("ready: instance %s, cgroup %s, %d images", conf.instance, driver.version, len(pool.images))
+            # What is there now stays: collections look only at what comes and goes with calls and sandboxes.
+            gc.collect()
+            gc.freeze()
+            self._say_ready()
+            await self._stop.wait()
+            _log.info("stopping")
+
+    def _warm_up(self, pool: SandboxPool) -> None:
+        try:
+            pool.warm_up("python3")
+        except RuntimeNotFound as error:
+            _log.warning("no default runtime: %s (%s)", error.message, error.hint)
+
+    def _say_ready(self) -> None:
+        if fd := os.environ.get("HEARTH_READY_FD"):
+            os.write(int(fd), b"ready\n")
+
+    def _describe(self, pool: SandboxPool, gate: Gate, leases: Leases) -> dict[str, Any]:
+        return {
+            "images": [
+                {
+                    "name": image.name,
+                    "source": image.source,
+                    "sha256": image.sha256,
+                    "release": image.release,
+                    "created_at": image.created_at,
+                    "runtimes": image.runtimes,
+                    "versions": image.versions,
+                    "size_bytes": image.size_bytes,
+                }
+                for image in pool.images.values()
+            ],
+            "capacity": {
+                "capacity_bytes": gate.capacity_bytes,
+                "running_bytes": gate.running_bytes,
+                "tmp_bytes": pool.tmp_bytes(),
+                "running": len(leases.active),
+                "available_percent": round(machine.memory_available_percent(), 1),
+            },
+            "counters": {**pool.counters, "throttled": gate.throttled, "refused": gate.refused, "descriptors": machine.descriptor_count()},
+            "zygotes": [
+                {"image": image, "runtime": runtime, "pid": factory.zygote.pid, "forks": factory.zygote.forks}
+                for (image, runtime), factory in pool.factories.items()
+                if factory.zygote is not None and factory.zygote.alive
+            ],
+        }
+
+
+@click.command()
+@click.option("--launcher-fd", type=int, required=True)
+@click.option("--debug", is_flag=True, help="Print every plan before it runs.")
+def main(launcher_fd: int, debug: bool) -> None:
+    os.set_inheritable(launcher_fd, False)
+    try:
+        conf = settings.load()
+        log.configure("sandboxd", "DEBUG" if debug else conf.log_level)
+        process.set_title("hearth-sandboxd")
+        machine.raise_own_descriptor_limit()
+        recovery.lock(conf)  # held by its descriptor until this process ends
+        driver = detect(conf.instance, conf.cgroup_root)
+        recovery.sweep(conf, driver)
+        uvloop.run(Daemon(conf).run(launcher_fd, driver))
+    except SandboxError as error:
+        sys.exit(f"sandboxd: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+
+
+if __name__ == "__main__":
+    main()

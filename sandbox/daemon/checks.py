@@ -1,0 +1,71 @@
+"""What sandboxd checks again of what the unprivileged API sends."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sandbox.errors import LaunchError
+from sandbox.settings import Settings
+from sandbox.spec import FunctionSpec
+
+_DIGEST = re.compile(r"[0-9a-z]{16,128}")
+SPECS_KEPT = 4096
+
+
+class CheckedSpecs:
+    """`checked_spec` with a memory: a specification that comes again, equal in every field, is not looked at twice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[str, tuple[dict[str, Any], FunctionSpec]] = {}
+
+    def checked(self, data: Any) -> FunctionSpec:
+        """Raises LaunchError as `checked_spec` does."""
+        name = data.get("function_id") if isinstance(data, dict) else None
+        known = self._known.get(name) if isinstance(name, str) else None
+        if known is not None and known[0] == data:
+            return known[1]
+        spec = checked_spec(data, self._settings)
+        if len(self._known) >= SPECS_KEPT:
+            self._known.clear()
+        self._known[spec.function_id] = (data, spec)
+        return spec
+
+
+def checked_spec(data: Any, settings: Settings) -> FunctionSpec:
+    """A FunctionSpec within this instance's bounds. Raises LaunchError that names the field and the bound."""
+    try:
+        spec = FunctionSpec.from_json(data)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LaunchError("request", f"specification: {error}") from error
+    for name in ("function_id", "name", "namespace", "version", "runtime", "handler", "code"):
+        value = getattr(spec, name)
+        if not isinstance(value, str) or not value or len(value) > 512:
+            raise LaunchError("request", f"specification: {name} is not a text of 1 to 512 characters")
+    bounds = {
+        "generation": (0, 1 << 53),
+        "memory_mb": (1, settings.limit_memory_mb),
+        "tmp_mb": (1, settings.limit_tmp_mb),
+        "timeout_seconds": (0.001, settings.limit_timeout_seconds),
+        "init_timeout_seconds": (0.001, 300),
+        "concurrency": (0, settings.limit_concurrency),
+    }
+    whole = ("generation", "memory_mb", "tmp_mb", "concurrency")
+    for name, (low, high) in bounds.items():
+        value = getattr(spec, name)
+        if name in whole and not isinstance(value, int):
+            raise LaunchError("request", f"specification: {name} {value!r} is not a whole number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise LaunchError("request", f"specification: {name} {value!r} is not within {low} and {high}")
+    if spec.network not in ("none", "nat"):
+        raise LaunchError("request", f"specification: network {spec.network!r} is neither none nor nat")
+    for digest in (spec.code, *spec.layers):
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise LaunchError("request", "specification: a code digest is not 16 to 128 letters and digits")
+    if not isinstance(spec.environment, dict) or any(
+        not isinstance(key, str) or not isinstance(value, str) or "\0" in key + value or "=" in key or not key
+        for key, value in spec.environment.items()
+    ):
+        raise LaunchError("request", "specification: environment is not a table of text")
+    return spec

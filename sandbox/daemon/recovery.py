@@ -1,0 +1,52 @@
+"""What a former life of this instance left, found by its mark and removed at start; the same list is what doctor counts.
+
+On the host only cgroups, links with our prefix and processes can remain: mounts live in namespaces that die with their processes,
+sockets are paired. The instance's lock is held, so nobody alive owns what is found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+
+from sandbox.cgroup import Driver
+from sandbox.errors import ConfigError
+from sandbox.kernel import links
+from sandbox.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+def link_prefix(settings: Settings) -> str:
+    """Names of links are at most 15 bytes: `hth`, five digits of the instance, the rest a number."""
+    return f"hth{settings.instance[:5]}"
+
+
+def lock_path(settings: Settings) -> str:
+    """Whoever holds the flock on this file is the instance's living sandboxd."""
+    return os.path.join(settings.home, "sandboxd.lock")
+
+
+def lock(settings: Settings) -> int:
+    """The lock that tells others this instance is alive; held until the process ends. Raises ConfigError if it is taken."""
+    fd = os.open(lock_path(settings), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise ConfigError(
+            f"another sandboxd serves {settings.home}", hint="stop it, or set HEARTH_HOME and HEARTH_RUN to another place"
+        ) from None
+    return fd
+
+
+def sweep(settings: Settings, driver: Driver) -> dict[str, int]:
+    """Remove what is left; counts by kind."""
+    found = {"cgroups": driver.sweep(), "links": 0}
+    for name in links.names_with_prefix(link_prefix(settings)):
+        links.delete(name)
+        found["links"] += 1
+    if any(found.values()):
+        _log.warning("swept what a former life left: %s", found)
+    return found

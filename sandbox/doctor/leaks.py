@@ -1,0 +1,189 @@
+"""What is left of instances on this host, by kind, and whose it is: a living instance uses it, a dead one leaked it.
+
+Instances are told by what they mark: control groups `hearth-<instance>`, links `hth…`, the files in their home and run directories, the
+HEARTH_HOME of their processes. An instance lives while its home's lock is held (`hearth up`, sandboxd) or a process of it has only just
+started; a file that is being made has a lock of its maker's, which tells alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sandbox.cgroup import detect, files
+from sandbox.cgroup.detect import MOUNTINFO, hierarchies
+from sandbox.daemon import recovery
+from sandbox.doctor import codestore
+from sandbox.doctor.model import Finding
+from sandbox.errors import ConfigError
+from sandbox.imaging import store
+from sandbox.kernel import links, survey
+from sandbox.kernel.survey import Mount, Process
+from sandbox.settings import Settings, load
+
+STARTING_SECONDS: Final = 10
+UP_LOCK: Final = "lock"
+_PROGRAMS: Final = frozenset({"sandbox.launcher", "sandbox.daemon", "sandbox.confine", "server.app:create_app()"})
+_MARK: Final = re.compile(r"hearth-([0-9a-f]{8})")
+
+
+def findings(conf: Settings) -> list[Finding]:
+    """Of this instance, then of the dead among the others."""
+    alive = is_running(conf)
+    kinds = {
+        **_of_cgroups(conf, conf.instance),
+        "links": links.names_with_prefix(recovery.link_prefix(conf)),
+        "processes": [survey.describe(process.pid) for process in own_processes(conf)],
+        "sockets": [str(path) for path in run_files(conf, alive=alive)],
+        "unfinished credentials": [str(path) for path in credential_files(conf)],
+    }
+    found = [Finding(conf.instance, kind, tuple(items), not alive) for kind, items in kinds.items() if items]
+    always = {
+        "mounts on the host": [mount.target for mount in host_mounts(conf, survey.mounts())],
+        "unfinished or unused images": store.leftovers(conf.images_dir),
+        "unfinished code packages": codestore.leftovers(conf),
+    }
+    found += [Finding(conf.instance, kind, tuple(items), True) for kind, items in always.items() if items]
+    for instance in dead_others(conf):
+        found += [Finding(instance, kind, tuple(items), True) for kind, items in _of_cgroups(conf, instance).items() if items]
+    return found
+
+
+def _of_cgroups(conf: Settings, instance: str) -> dict[str, list[str]]:
+    groups = cgroups(conf, instance)
+    pids = sorted({pid for path in groups for pid in files.processes(path)})
+    return {"control groups": groups, "processes in them": [survey.describe(pid) for pid in pids]}
+
+
+# Who lives ------------------------------------------------------------------------------------------------------------------
+
+
+def is_running(conf: Settings) -> bool:
+    """Whether this instance lives, or is just starting."""
+    if any(_is_held(path) for path in (os.path.join(conf.home, UP_LOCK), recovery.lock_path(conf))):
+        return True
+    return any(process.age_seconds < STARTING_SECONDS for process in own_processes(conf))
+
+
+def _is_held(path: str) -> bool:
+    """Whether somebody has the flock(2) on it. Asked for shared, so that two doctors don't mistake each other for an owner."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def all_processes() -> list[Process]:
+    """Launchers, sandboxds and APIs of every instance; what is in sandboxes is found by its control group."""
+    return survey.find_processes(lambda argv: not _PROGRAMS.isdisjoint(argv))
+
+
+def own_processes(conf: Settings) -> list[Process]:
+    return [process for process in all_processes() if instance_of(process) == conf.instance]
+
+
+def instance_of(process: Process) -> str:
+    """The instance that a process of ours serves, "" if its settings can't be read."""
+    try:
+        return load(process.environment).instance
+    except (ConfigError, OSError):
+        return ""
+
+
+def living_instances() -> set[str]:
+    """By the locks that processes have open, and by processes on their way to a lock."""
+    names = {UP_LOCK, os.path.basename(recovery.lock_path(Settings()))}
+    # A file of that name elsewhere gives the mark of a directory that nobody serves, and does no harm.
+    homes = {os.path.dirname(path) for path in survey.open_files(names)}
+    return {Settings(home=home).instance for home in homes} | {instance_of(process) for process in all_processes()}
+
+
+# Control groups -------------------------------------------------------------------------------------------------------------
+
+
+def cgroups(conf: Settings, instance: str) -> list[str]:
+    """Directories of an instance, deepest first; none where there are no control groups at all (`checks` says so)."""
+    try:
+        return detect(instance, conf.cgroup_root).leftovers()
+    except (ConfigError, OSError):
+        return []
+
+
+def dead_others(conf: Settings) -> list[str]:
+    """Instances that have control groups here and no living process we can see, without this one."""
+    marked = {match[1] for name in _group_names(conf.cgroup_root) if (match := _MARK.fullmatch(name))} - {conf.instance}
+    living = living_instances() if marked else set()
+    return sorted(instance for instance in marked - living if not _has_foreigners(conf, instance))
+
+
+def _group_names(root: str) -> Iterator[str]:
+    with open(MOUNTINFO) as file:
+        v1, v2 = hierarchies(file.read())
+    for place in {*v1.values(), *([v2] if v2 else [])}:
+        try:
+            yield from os.listdir(os.path.join(place, root.strip("/")))
+        except FileNotFoundError:
+            continue  # no instance has used this hierarchy yet
+
+
+def _has_foreigners(conf: Settings, instance: str) -> bool:
+    """Whether a process of another pid namespace is in there (its number is 0 to us): its owner may live where we can't see."""
+    return any(0 in files.processes(path) for path in cgroups(conf, instance))
+
+
+# Files and mounts of this instance --------------------------------------------------------------------------------------------
+
+
+def run_files(conf: Settings, *, alive: bool) -> list[Path]:
+    """The socket and the stage of a sandboxd; `alive` is whether ours lives.
+
+    If it doesn't and somebody listens, they are another instance's that shares the run directory, and none is returned.
+    """
+    if not alive and survey.is_listening(str(conf.socket_path)):
+        return []
+    paths = [conf.socket_path, Path(conf.run) / "stage"]
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def credential_files(conf: Settings) -> list[Path]:
+    """Credentials of which the writing was cut short."""
+    return sorted(Path(conf.home).glob(".credential-*"))
+
+
+def host_mounts(conf: Settings, mounts: list[Mount]) -> list[Mount]:
+    """Mounts at, or of, something below our images, code or run directory, newest first: a sandbox's stay in its own namespace.
+
+    A directory of ours that is itself a mount is the operator's choice, as is everything above it.
+    """
+    ours = [os.path.realpath(path) for path in (conf.images_dir, conf.code_dir, conf.run)]
+    sources = [source for path in ours if (source := _within(mounts, path))]
+
+    def leaked(mount: Mount) -> bool:
+        at = any(mount.target.startswith(f"{path}/") for path in ours)
+        # "/" is below nothing: it is a whole disk, mounted where its operator wants it
+        return at or any(
+            mount.device == device and mount.root != "/" and mount.root.startswith(f"{root.rstrip('/')}/") for device, root in sources
+        )
+
+    return [mount for mount in reversed(mounts) if leaked(mount)]
+
+
+def _within(mounts: list[Mount], path: str) -> tuple[str, str] | None:
+    """(device, path within its file system) of a directory of this mount namespace; None in a chroot whose mount is not listed."""
+    above = [mount for mount in mounts if path == mount.target or path.startswith(f"{mount.target.rstrip('/')}/")]
+    if not above:
+        return None
+    nearest = max(above, key=lambda mount: len(mount.target))
+    rest = os.path.relpath(path, nearest.target)
+    return nearest.device, os.path.normpath(os.path.join(nearest.root, rest))

@@ -1,0 +1,83 @@
+"""SCF's environment variables and call context (scf-interface.md sections 4.2 and 4.3)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from sandbox.spec import FunctionSpec
+
+#: What every program in a sandbox sees. LD_LIBRARY_PATH is read by the loader at exec only, so zygotes are exec'd with it.
+BASE: dict[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/home/qcloud",
+    "USER": "qcloud",
+    "LOGNAME": "qcloud",
+    "SHELL": "/bin/bash",
+    "TZ": "UTC",
+    "PWD": "/var/user",
+    "HOSTNAME": "sandbox",
+    "LD_LIBRARY_PATH": "/var/runtime/java8:/var/user:/opt",
+    "PYTHONDONTWRITEBYTECODE": "x",
+    "USER_CODE_ROOT": "/var/user/",
+    "TENCENTCLOUD_RUNENV": "SCF",
+    "TENCENTCLOUD_TZ": "UTC",
+    "OPENBLAS_NUM_THREADS": "1",  # a preloaded numpy must not start threads in a zygote
+    "_SCF_SERVER_PORT": "28902",
+}
+
+
+def locale_of(root: str) -> str:
+    """SCF's `en_US.UTF8` where the image at `root` has it (CentOS does), else the C library's own UTF-8 locale: a name that does not
+    exist makes every shell in the sandbox complain and Python 3.6 fall back to ASCII."""
+    directory = os.path.join(root, "usr/lib/locale")
+    if os.path.isdir(os.path.join(directory, "en_US.utf8")):
+        return "en_US.UTF8"
+    try:
+        with open(os.path.join(directory, "locale-archive"), "rb") as archive:
+            return "en_US.UTF8" if b"en_US.utf8" in archive.read(1024 * 1024) else "C.UTF-8"
+    except OSError:
+        return "C.UTF-8"
+
+
+def for_exec(locale: str, spec: FunctionSpec | None = None) -> dict[str, str]:
+    """What an interpreter is started with. PYTHONPATH comes later, with the load frame: a package's own json.py must not
+    replace the one that the guest program imports."""
+    return {**BASE, "LANG": locale, "LC_ALL": locale, **(spec.environment if spec else {})}
+
+
+def for_function(spec: FunctionSpec, region: str, locale: str) -> dict[str, str]:
+    """The whole environment of a function's process; the user's own variables win over the general ones, not over SCF's."""
+    return {
+        **BASE,
+        "LANG": locale,
+        "LC_ALL": locale,
+        "PYTHONPATH": "/var/user:/opt",
+        **spec.environment,
+        "TENCENTCLOUD_REGION": region,
+        "TENCENTCLOUD_APPID": "1250000000",
+        "TENCENTCLOUD_UIN": "100000000001",
+        "SCF_NAMESPACE": spec.namespace,
+        "SCF_FUNCTIONNAME": spec.name,
+        "SCF_FUNCTIONVERSION": spec.version,
+        "SCF_RUNTIME": spec.runtime,
+        "SCF_HANDLER": spec.handler,
+    }
+
+
+def context(spec: FunctionSpec, request_id: str, region: str) -> dict[str, Any]:
+    """The handler's second argument, as the built-in runtimes pass it."""
+    return {
+        "memory_limit_in_mb": spec.memory_mb,
+        "time_limit_in_ms": int(spec.timeout_seconds * 1000),
+        "request_id": request_id,
+        "environment": json.dumps({**spec.environment, "SCF_NAMESPACE": spec.namespace}, separators=(",", ":")),
+        "environ": f"SCF_NAMESPACE={spec.namespace}",
+        "function_version": spec.version,
+        "function_name": spec.name,
+        "namespace": spec.namespace,
+        "tencentcloud_region": region,
+        "tencentcloud_appid": "1250000000",
+        "tencentcloud_uin": "100000000001",
+    }

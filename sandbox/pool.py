@@ -1,0 +1,331 @@
+"""Many sandboxes: prepared ones waiting for a function, warm ones waiting for a call, and the making of new ones.
+
+    acquire(spec):  warm idle worker of this generation (last used first)
+                    ─ else a prepared sandbox of its image and runtime, specialised
+                    ─ else one forked now (or exec'd, where the environment asks for it)
+    release:        kept → idle, later frozen, later gone; otherwise destroyed
+
+One owner: every Sandbox is in exactly one of `prepared`, `idle`, `busy` or on its way out. Prepared ones are replaced in the
+background, a moment after the last call came, so that the making does not take the CPU from the call that took the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from sandbox import environment, keepalive, states
+from sandbox.errors import SandboxError, StaleFunction
+from sandbox.factory import ExecFactory, Workshop, ZygoteFactory
+from sandbox.image import Image, Resolved, load_images, resolve
+from sandbox.kernel import machine
+from sandbox.sandbox import Sandbox
+from sandbox.spec import FunctionSpec
+
+_log = logging.getLogger(__name__)
+
+REFILL_DELAY_SECONDS = 0.02
+HOUSEKEEPING_SECONDS = 0.1
+SLOTS_READY = 8
+PRESSURE_SECONDS = 1.0
+EVICTED_AT_ONCE = 4
+DELETED = 1 << 62
+
+FactoryKey = tuple[str, str]
+
+
+class SandboxPool:
+    """Runs on sandboxd's loop."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._settings = workshop.settings
+        self.images: dict[str, Image] = {}
+        self._images_changed = 0
+        self._locales: dict[str, str] = {}
+        self._exec = ExecFactory(workshop)
+        self.factories: dict[FactoryKey, ZygoteFactory] = {}
+        self.prepared: dict[FactoryKey, deque[Sandbox]] = defaultdict(deque)
+        self._creating: dict[FactoryKey, int] = defaultdict(int)
+        self.idle: dict[tuple[str, int], list[Sandbox]] = {}
+        self.busy: set[Sandbox] = set()
+        self._generations: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._last_acquire = 0.0
+        self._refill_timer: asyncio.TimerHandle | None = None
+        self.closing = False
+        self.tmp_total_bytes = 0
+        self.counters = {"cold": 0, "warm": 0, "created": 0, "destroyed": 0, "evicted": 0, "launch_failures": 0, "exec": 0}
+
+    # -- generations ----------------------------------------------------------------------------------------------------
+
+    def check_generation(self, spec: FunctionSpec) -> None:
+        """Raises StaleFunction for an older generation or a deleted function; a newer one retires the workers of the old."""
+        known = self._generations.get(spec.function_id, -1)
+        if spec.generation < known:
+            raise StaleFunction(f"function {spec.name!r} has changed since", hint="look it up again")
+        if spec.generation > known:
+            self.retire(spec.function_id, spec.generation)
+
+    def retire(self, function_id: str, generation: int | None) -> None:
+        """Workers below `generation` (None: all, the function is deleted) go: idle ones now, busy ones after their call."""
+        self._generations[function_id] = DELETED if generation is None else max(generation, self._generations.get(function_id, -1))
+        for key in [key for key in self.idle if key[0] == function_id and key[1] < self._generations[function_id]]:
+            for sandbox in self.idle.pop(key):
+                self.destroy(sandbox)
+
+    # -- acquiring ------------------------------------------------------------------------------------------------------
+
+    def take_warm(self, spec: FunctionSpec) -> Sandbox | None:
+        """The worker used last, thawed; None if there is none idle."""
+        key = (spec.function_id, spec.generation)
+        waiting = self.idle.get(key)
+        while waiting:
+            sandbox = waiting.pop()
+            if not waiting:
+                del self.idle[key]
+            if sandbox.ended or not sandbox.silent:
+                self.destroy(sandbox)
+                continue
+            sandbox.thaw()
+            sandbox.to(states.LEASED)
+            self.busy.add(sandbox)
+            self.counters["warm"] += 1
+            return sandbox
+        return None
+
+    async def make_cold(self, spec: FunctionSpec, layers: int | None) -> Sandbox:
+        """A specialised sandbox for `spec`. Raises RuntimeNotFound, LaunchError, ImageError, NoCapacity."""
+        resolved = self.resolve(spec.runtime)
+        self._last_acquire = self._workshop.loop.time()
+        if spec.needs_exec:
+            sandbox = await self._exec.create(resolved, spec, layers)
+            self.counters["exec"] += 1
+            self.counters["created"] += 1
+        else:
+            factory = self.factory(resolved)
+            prepared = self._take_prepared(factory)
+            self._refill_soon()
+            if prepared is None:
+                sandbox = await self._counted(factory.create(spec, layers))
+            else:
+                sandbox = prepared
+                try:
+                    await factory.specialise(sandbox, spec, layers)
+                except SandboxError:
+                    self.counters["launch_failures"] += 1
+                    self.destroy(sandbox)
+                    raise
+        sandbox.key = (spec.function_id, spec.generation)
+        sandbox.name, sandbox.version = spec.name, spec.version
+        sandbox.on_end = None
+        sandbox.to(states.LEASED)
+        self.busy.add(sandbox)
+        self.counters["cold"] += 1
+        return sandbox
+
+    def resolve(self, runtime: str) -> Resolved:
+        """The image and interpreter for a runtime; images that came, went or changed since are seen. Raises RuntimeNotFound."""
+        s = self._settings
+        self._look_for_images()
+        return resolve(self.images, runtime, default_image=s.default_image, strict=s.strict_runtimes)
+
+    def locale(self, image: str) -> str:
+        """The UTF-8 locale of an image by name, looked up once."""
+        if image not in self._locales:
+            known = self.images.get(image)
+            self._locales[image] = environment.locale_of(known.root) if known else "C.UTF-8"
+        return self._locales[image]
+
+    def _look_for_images(self) -> None:
+        try:
+            changed = os.stat(self._settings.images_dir).st_mtime_ns  # an image is renamed into place: the directory changes
+        except FileNotFoundError:
+            changed = -1
+        if changed != self._images_changed:
+            self._images_changed = changed
+            self.images = load_images(self._settings.images_dir)
+            self._locales.clear()
+
+    def factory(self, resolved: Resolved) -> ZygoteFactory:
+        key = (resolved.image.name, resolved.runtime)
+        factory = self.factories.get(key)
+        if factory is None or factory.resolved != resolved:
+            if factory is not None:  # the image was replaced: nothing new is made from the old one
+                factory.close()
+                for sandbox in self.prepared.pop(key, ()):
+                    self.destroy(sandbox)
+            factory = self.factories[key] = ZygoteFactory(self._workshop, resolved)
+        return factory
+
+    def _take_prepared(self, factory: ZygoteFactory) -> Sandbox | None:
+        waiting = self.prepared[(factory.resolved.image.name, factory.resolved.runtime)]
+        while waiting:
+            sandbox = waiting.popleft()
+            if not sandbox.ended:
+                return sandbox
+            self.destroy(sandbox)
+        return None
+
+    async def _counted(self, making: Coroutine[Any, Any, Sandbox]) -> Sandbox:
+        try:
+            sandbox = await making
+        except SandboxError:
+            self.counters["launch_failures"] += 1
+            raise
+        self.counters["created"] += 1
+        return sandbox
+
+    # -- giving back ----------------------------------------------------------------------------------------------------
+
+    def give_back(self, sandbox: Sandbox) -> None:
+        """After a call that left it sound: idle, or destroyed where its generation has gone meanwhile."""
+        self.busy.discard(sandbox)
+        function_id, generation = sandbox.key
+        if self.closing or sandbox.ended or generation < self._generations.get(function_id, -1):
+            self.destroy(sandbox)
+            return
+        sandbox.to(states.IDLE)
+        sandbox.idle_since = time.monotonic()
+        self.idle.setdefault(sandbox.key, []).append(sandbox)
+
+    def destroy(self, sandbox: Sandbox) -> asyncio.Task[bool]:
+        """Kill and recycle in the background; the task's result tells whether the tree is dead."""
+        self.busy.discard(sandbox)
+        if sandbox.state not in (states.CLOSING, states.CLOSED):
+            self.counters["destroyed"] += 1
+            self._spawn(self._recycle(sandbox))
+        return sandbox.close()
+
+    async def _recycle(self, sandbox: Sandbox) -> None:
+        if await sandbox.close():
+            self._workshop.slots.give_back(sandbox.slot)
+        else:
+            _log.error("slot %d is given up: its processes do not die", sandbox.slot.index)
+
+    # -- background -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._spawn(self._housekeeping())
+        self._refill_soon()
+
+    def warm_up(self, runtime: str) -> None:
+        """Have prepared sandboxes of this runtime from now on."""
+        self.factory(self.resolve(runtime))
+        self._refill_soon()
+
+    def _refill_soon(self) -> None:
+        if self._refill_timer is None and not self.closing:
+            self._refill_timer = self._workshop.loop.call_later(REFILL_DELAY_SECONDS, self._refill)
+
+    def _refill(self) -> None:
+        self._refill_timer = None
+        if self.closing:
+            return
+        if self._workshop.loop.time() - self._last_acquire < REFILL_DELAY_SECONDS:
+            self._refill_soon()
+            return
+        for key, factory in self.factories.items():
+            if len(self.prepared[key]) + self._creating[key] < self._settings.prepared and self._creating[key] < 2:
+                self._creating[key] += 1
+                self._spawn(self._prepare(key, factory))
+
+    async def _prepare(self, key: FactoryKey, factory: ZygoteFactory) -> None:
+        try:
+            sandbox = await self._counted(factory.prepare())
+        except SandboxError as error:
+            _log.error("cannot prepare a sandbox of %s/%s: %s", *key, error)
+            await asyncio.sleep(1.0)
+        else:
+            if self.closing or self.factories.get(key) is not factory:
+                self.destroy(sandbox)
+            else:
+                sandbox.on_end = self._prepared_ended
+                self.prepared[key].append(sandbox)
+        finally:
+            self._creating[key] -= 1
+        self._refill_soon()
+
+    def _prepared_ended(self, sandbox: Sandbox) -> None:
+        for waiting in self.prepared.values():
+            if sandbox in waiting:
+                waiting.remove(sandbox)
+        _log.warning("prepared sandbox %s ended by itself, status %s", sandbox.id, sandbox.exit_status)
+        self.destroy(sandbox)
+        self._refill_soon()
+
+    async def _housekeeping(self) -> None:
+        next_pressure = 0.0
+        while not self.closing:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            now = time.monotonic()
+            for sandbox in keepalive.expired(list(self.idle_workers()), now=now, keep_alive_seconds=self._settings.keep_alive_seconds):
+                self._evict(sandbox)
+            for sandbox in list(self.idle_workers()):
+                if sandbox.ended:
+                    self._evict(sandbox)
+                elif sandbox.state == states.IDLE and now - sandbox.idle_since >= self._settings.freeze_after_seconds:
+                    sandbox.freeze()
+                    sandbox.measure()
+            self.tmp_total_bytes = self.tmp_bytes()
+            if self._workshop.loop.time() - self._last_acquire > HOUSEKEEPING_SECONDS:
+                self._workshop.slots.stock_up(SLOTS_READY)
+            if now >= next_pressure:
+                next_pressure = now + PRESSURE_SECONDS
+                if machine.memory_available_percent() < self._settings.memory_reserve_percent:
+                    self.evict(EVICTED_AT_ONCE)
+
+    def evict(self, count: int) -> int:
+        """Destroy the idle workers used longest ago; how many went."""
+        chosen = keepalive.least_valuable(self.idle_workers(), count)
+        for sandbox in chosen:
+            self._evict(sandbox)
+        return len(chosen)
+
+    def _evict(self, sandbox: Sandbox) -> None:
+        waiting = self.idle[sandbox.key]
+        waiting.remove(sandbox)
+        if not waiting:
+            del self.idle[sandbox.key]
+        self.counters["evicted"] += 1
+        self.destroy(sandbox)
+
+    def idle_workers(self) -> Iterator[Sandbox]:
+        for waiting in self.idle.values():
+            yield from waiting
+
+    def everything(self) -> Iterator[Sandbox]:
+        for waiting in self.prepared.values():
+            yield from waiting
+        yield from self.idle_workers()
+        yield from self.busy
+
+    def tmp_bytes(self) -> int:
+        return sum(sandbox.tmp_bytes for sandbox in (*self.idle_workers(), *self.busy))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self._workshop.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("background work failed", exc_info=error)
+
+    async def close(self) -> None:
+        """Destroy everything and wait until it is gone."""
+        self.closing = True
+        for factory in self.factories.values():
+            factory.close()
+        for sandbox in list(self.everything()):
+            self.destroy(sandbox)
+        self.prepared.clear()
+        self.idle.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)

@@ -1,0 +1,181 @@
+"""Every setting, declared once: flags, environment names, the TOML file, validation and the README's table derive from it.
+
+Precedence: keyword arguments, `HEARTH_…` environment, the TOML file named by HEARTH_CONFIG (default
+/etc/hearth/hearth.toml, which may be missing), the default below. A setting `keep_alive_seconds` is HEARTH_KEEP_ALIVE_SECONDS in the
+environment and `keep_alive_seconds` in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from sandbox.errors import ConfigError
+
+DEFAULT_CONFIG = "/etc/hearth/hearth.toml"
+
+
+def _setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    home: str = _setting("/var/lib/hearth", "state directory: database, code store, images, credential")
+    run: str = _setting("/run/hearth", "directory of the sockets")
+    listen: str = _setting("127.0.0.1:9000", "address and port of the API")
+    user: str = _setting("hearth", "system user of the API; it has no privilege")
+    workers: int = _setting(2, "HTTP worker processes", low=1, high=64)
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
+    database_url: str = _setting("", "SQLAlchemy URL; empty: SQLite in the state directory")
+    region: str = _setting("local", "region shown to functions and clients")
+    default_image: str = _setting("host", "image that `python3` and unlisted runtimes use first")
+    strict_runtimes: bool = _setting(False, "refuse a PythonX.Y that no image has, instead of the nearest newer minor")
+
+    limit_functions: int = _setting(20, "functions in a namespace", low=1)
+    limit_code_bytes: int = _setting(50 * 1024 * 1024, "zipped code through the API, bytes", low=1)
+    limit_inline_code_bytes: int = _setting(5 * 1024 * 1024, "zipped code inside a JSON body where SCF's old API has it, bytes", low=1)
+    limit_unpacked_bytes: int = _setting(500 * 1024 * 1024, "unpacked code and layers, bytes", low=1)
+    limit_unpacked_files: int = _setting(50_000, "files and directories in one package", low=1)
+    limit_event_bytes: int = _setting(6 * 1024 * 1024, "event of a synchronous call, bytes", low=1)
+    limit_async_event_bytes: int = _setting(128 * 1024, "event of an asynchronous call, bytes", low=1)
+    limit_reply_bytes: int = _setting(6 * 1024 * 1024, "return value, bytes", low=1)
+    limit_environment_bytes: int = _setting(4 * 1024, "environment of a function, bytes", low=0)
+    limit_timeout_seconds: int = _setting(300, "longest time limit of a function", low=1)
+    limit_memory_mb: int = _setting(3072, "largest memory of a function", low=64)
+    limit_tmp_mb: int = _setting(4096, "largest /tmp of a function", low=1)
+    limit_concurrency: int = _setting(1000, "largest concurrency of a function", low=1)
+    limit_descriptors: int = _setting(1024, "open descriptors of a process in a sandbox", low=64)
+    limit_processes: int = _setting(1024, "processes and threads of a sandbox", low=8)
+    limit_triggers_at_creation: int = _setting(1, "triggers given with a function's creation", low=0)
+    limit_timers: int = _setting(2, "timers of a function", low=0)
+    limit_object_triggers: int = _setting(2, "object triggers of a function", low=0)
+    log_limit_bytes: int = _setting(1024 * 1024, "log kept of one call, bytes; the rest is cut with a marker", low=1024)
+
+    default_memory_mb: int = _setting(128, "memory of a function that names none", low=64)
+    default_timeout_seconds: int = _setting(3, "time limit of a function that names none", low=1)
+    default_init_timeout_seconds: int = _setting(65, "loading limit of a function that names none", low=3, high=300)
+    default_concurrency: int = _setting(20, "concurrency of a function that names none", low=1)
+    default_tmp_mb: int = _setting(512, "size of /tmp of a function that names none", low=1)
+    tmp_inodes: int = _setting(65_536, "files and directories in a sandbox's /tmp", low=64)
+    shm_mb: int = _setting(64, "size of /dev/shm, charged to the function's own memory", low=1)
+
+    prepared: int = _setting(4, "prepared sandboxes kept ready for each runtime in use", low=0)
+    keep_alive_seconds: float = _setting(300.0, "an idle worker goes after this time", low=0)
+    freeze_after_seconds: float = _setting(1.0, "an idle worker is frozen after this time", low=0)
+    memory_reserve_percent: float = _setting(10.0, "free memory below which idle workers go", low=0, high=90)
+    capacity_mb: int = _setting(0, "own limits of running calls plus /tmp in use, summed; 0: nine tenths of the machine", low=0)
+    memory_headroom_mb: int = _setting(32, "what the kernel's limit is above a function's own and its /tmp", low=4)
+    cpu_hard_cap: bool = _setting(False, "cap CPU at the memory's share (1280 MB is one core) instead of a weight")
+    uid_base: int = _setting(0, "first uid of the sandboxes; 0: a range made from the state directory's name", low=0)
+    cgroup_root: str = _setting("", "where our cgroups go, below each hierarchy; empty: its root, or the delegated subtree")
+    zygote_max_forks: int = _setting(5000, "a zygote is replaced after this many sandboxes", low=1)
+
+    keep_records_days: int = _setting(30, "invocation records older than this go", low=1)
+    keep_records: int = _setting(200_000, "at most this many invocation records", low=1)
+
+    @property
+    def instance(self) -> str:
+        """Eight hex digits from the state directory's real path: the mark in every name we leave on the host."""
+        return hashlib.sha256(os.path.realpath(self.home).encode()).hexdigest()[:8]
+
+    @property
+    def images_dir(self) -> Path:
+        """Root-owned: one directory with `manifest.json` and `root/` for each image."""
+        return Path(self.home) / "images"
+
+    @property
+    def state_dir(self) -> Path:
+        """Owned by `user`: database and code store."""
+        return Path(self.home) / "state"
+
+    @property
+    def code_dir(self) -> Path:
+        """The code store: one directory for each digest, read-only."""
+        return self.state_dir / "code"
+
+    @property
+    def credential_path(self) -> Path:
+        """The bearer credential that `hearth up` wrote, mode 0600."""
+        return Path(self.home) / "credential"
+
+    @property
+    def socket_path(self) -> Path:
+        """sandboxd's SOCK_SEQPACKET socket."""
+        return Path(self.run) / "sandboxd.sock"
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_dir / 'hearth.db'}"
+
+    @property
+    def first_uid(self) -> int:
+        return self.uid_base or 0x10000000 + int(self.instance[:4], 16) * 0x2000
+
+
+def describe() -> list[dict[str, Any]]:
+    """One row a setting: name, environment, type, default, help, low, high. What README's table is made from."""
+    hints = get_type_hints(Settings)
+    return [
+        {
+            "name": f.name,
+            "environment": f"HEARTH_{f.name.upper()}",
+            "type": hints[f.name].__name__,
+            "default": f.default,
+            **f.metadata,
+        }
+        for f in fields(Settings)
+        if f.default is not MISSING
+    ]
+
+
+def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings. Raises ConfigError with one line that names the setting, the value and what it may be."""
+    environ = os.environ if environ is None else environ
+    path = environ.get("HEARTH_CONFIG", DEFAULT_CONFIG)
+    values = _from_file(path, required="HEARTH_CONFIG" in environ)
+    rows = {row["name"]: row for row in describe()}
+    if unknown := sorted(set(values) - set(rows)):
+        raise ConfigError(f"{path}: unknown setting {unknown[0]!r}", hint="see the settings table in README.md")
+    for name, row in rows.items():
+        if row["environment"] in environ:
+            values[name] = environ[row["environment"]]
+    if wrong := sorted(set(overrides) - set(rows)):
+        raise ConfigError(f"there is no setting {wrong[0]!r}", hint="see the settings table in README.md")
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    return Settings(**{name: _checked(rows[name], value) for name, value in values.items()})
+
+
+def _from_file(path: str, *, required: bool) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        if required:
+            raise ConfigError(f"{path}: no such configuration file", hint="unset HEARTH_CONFIG or create it") from None
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _checked(row: dict[str, Any], value: Any) -> Any:
+    name, kind = row["name"], row["type"]
+    try:
+        if kind == "bool":
+            parsed: Any = value if isinstance(value, bool) else {"1": True, "true": True, "0": False, "false": False}[str(value).lower()]
+        else:
+            parsed = {"int": int, "float": float, "str": str}[kind](value)
+    except (KeyError, ValueError):
+        raise ConfigError(f"setting {name}: {value!r} is not a {kind}") from None
+    if kind == "int" and isinstance(value, float) and value != parsed:
+        raise ConfigError(f"setting {name}: {value!r} is not a whole number")
+    low, high = row["low"], row["high"]
+    if parsed != parsed or (low is not None and parsed < low) or (high is not None and parsed > high):
+        bounds = f"at least {low}" if high is None else f"{low} to {high}"
+        raise ConfigError(f"setting {name}: {parsed} is out of range", hint=f"it takes {bounds}")
+    return parsed
