@@ -1,0 +1,1 @@
+"""HTTP and everything unprivileged: the API, functions, records and the `hearth` command."""

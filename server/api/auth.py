@@ -1,0 +1,60 @@
+"""The bearer credential: every path needs it but those that say how the service is.
+
+The API cannot read the credential's file, which is root's alone: `hearth up` hands it the SHA-256 in HEARTH_TOKEN_SHA256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import falcon.asgi
+
+from sandbox.errors import ConfigError
+from sandbox.settings import Settings
+from server.api.request import Request
+from server.errors import Unauthorized
+
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
+ENVIRONMENT: Final = "HEARTH_TOKEN_SHA256"
+HINT: Final = "Authorization: Bearer TOKEN; `hearth token` prints it"
+
+
+def credential_digest(settings: Settings, environ: Mapping[str, str]) -> str:
+    """The credential's SHA-256 in hex: from the environment, else from its file where it may be read. Raises ConfigError."""
+    digest = environ.get(ENVIRONMENT, "").strip().lower()
+    if not digest:
+        try:
+            token = settings.credential_path.read_text().strip()
+        except OSError as error:
+            raise ConfigError(
+                f"no credential: {ENVIRONMENT} is not set and {settings.credential_path} can't be read", hint="start with `hearth up`"
+            ) from error
+        if not token:
+            raise ConfigError(f"credential {settings.credential_path} is empty", hint="remove it; `hearth up` makes a new one")
+        digest = hashlib.sha256(token.encode()).hexdigest()
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ConfigError(f"{ENVIRONMENT} is not a SHA-256 in hex: {len(digest)} characters")
+    return digest
+
+
+class Auth:
+    """Middleware: raises Unauthorized (401) for a request without the credential, before any path is looked at."""
+
+    def __init__(self, digest: str) -> None:
+        self._digest = bytes.fromhex(digest)
+
+    async def process_request(self, req: Request, resp: falcon.asgi.Response) -> None:
+        if req.path in OPEN_PATHS:
+            return
+        header = req.get_header("Authorization")
+        if header is None:
+            raise Unauthorized("no credential was given", hint=HINT)
+        scheme, _, token = header.partition(" ")
+        # Digests are compared, so that neither content nor length of the credential can be timed.
+        given = hashlib.sha256(token.strip().encode()).digest()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._digest):
+            raise Unauthorized("the credential is not valid", hint=HINT)

@@ -1,0 +1,179 @@
+"""One call from a known function to its record, whoever asked for it: no HTTP in here, every front door uses it.
+
+A call belongs to a task of its own that always ends: a client that leaves stops nothing, it only changes the record's status to 499.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from sandbox.errors import SandboxError, StaleFunction
+from sandbox.spec import FunctionSpec, Reply
+from server.api.lookup import FunctionCache, Known
+from server.api.metrics import Metrics
+from server.api.threads import Tasks
+from server.errors import ApiError, failure_of
+from server.functions.model import LATEST
+from server.records.model import new_record
+
+#: How often a call whose function changed under it is looked up again.
+STALE_RETRIES: Final = 3
+#: SCF's RequestCanceled.
+CLIENT_GONE: Final = 499
+SUCCESS: Final = 200
+
+_log = logging.getLogger(__name__)
+
+
+class Invoker(Protocol):
+    """What of `sandbox.client.Client` a call needs."""
+
+    async def invoke(self, spec: FunctionSpec, event: bytes, *, request_id: str) -> Reply: ...
+
+
+class RecordSink(Protocol):
+    def put(self, record: Mapping[str, Any], memory_mb: int = 0) -> None: ...
+
+
+@dataclass(slots=True)
+class Call:
+    """A call and what it came to: afterwards either `reply` is there (it ran) or `refusal` (nothing ran)."""
+
+    request_id: str
+    known: Known
+    qualifier: str = LATEST
+    created_at: float = field(default_factory=time.time)
+    reply: Reply | None = None
+    refusal: SandboxError | ApiError | None = None
+
+    @property
+    def status(self) -> int:
+        """SCF's status of how it ended."""
+        if self.reply is not None:
+            return SUCCESS if self.reply.error is None else failure_of(self.reply.error).scf
+        if isinstance(self.refusal, ApiError):
+            return self.refusal.scf_status or self.refusal.status
+        return 500 if self.refusal is None else failure_of(self.refusal).scf
+
+
+class Calls:
+    """Runs calls and keeps their records and figures."""
+
+    def __init__(self, client: Invoker, functions: FunctionCache, recorder: RecordSink, metrics: Metrics) -> None:
+        self._client, self._functions, self._recorder, self._metrics = client, functions, recorder, metrics
+        self.tasks = Tasks()
+
+    async def perform(self, call: Call, event: bytes) -> None:
+        """Run it, whatever becomes of the caller. Who returns from here says `finish`; for a cancelled one it is said here."""
+        task = self.tasks.start(self._run(call, event))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda _: self.finish(call, gone=True))
+            raise
+
+    def finish_soon(self, call: Call, *, gone: bool = False) -> None:
+        """`finish` once the reply has been handed to the socket: nobody waits for a function's first figures to be laid out."""
+        asyncio.get_running_loop().call_soon(lambda: self.finish(call, gone=gone))
+
+    def finish(self, call: Call, *, gone: bool = False) -> None:
+        """Count the call and write its record, behind the reply."""
+        if isinstance(call.refusal, ApiError) and call.refusal.status == 404:
+            return  # deleted in the same moment: there is no function whose record it could be
+        function, reply, status = call.known.function, call.reply, call.status
+        self._metrics.count(
+            function.name,
+            status,
+            run_seconds=reply.run_ms / 1000 if reply else None,
+            cold_start_seconds=reply.start_ms / 1000 if reply and reply.start == "cold" else None,
+        )
+        record = record_of(call, CLIENT_GONE if gone else status)
+        self._recorder.put(record, function.memory)
+
+    async def _run(self, call: Call, event: bytes) -> None:
+        try:
+            await self._invoke(call, event)
+        except (SandboxError, ApiError) as error:
+            call.refusal = error
+        except Exception as error:
+            _log.exception("call %s failed", call.request_id)
+            call.refusal = ApiError(500, "internal_error", "Internal error", "something went wrong here", "see the server's log", 500)
+            call.refusal.__cause__ = error
+
+    async def _invoke(self, call: Call, event: bytes) -> None:
+        for _ in range(STALE_RETRIES):
+            try:
+                call.reply = await self._client.invoke(call.known.spec, event, request_id=call.request_id)
+                return
+            except StaleFunction:
+                function = call.known.function
+                self._functions.forget(function.function_id)
+                call.known = await self._functions.find(function.name, call.qualifier)
+        call.reply = await self._client.invoke(call.known.spec, event, request_id=call.request_id)
+
+
+def new_request_id() -> str:
+    """A random UUID (version 4) as text, at a third of the uuid module's price."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
+
+
+def billed_ms(reply: Reply) -> int:
+    """Whole milliseconds, begun ones count, at least one."""
+    return max(1, math.ceil(reply.run_ms))
+
+
+def record_of(call: Call, status: int) -> dict[str, Any]:
+    """The record (DESIGN section 8), and `runtime`: the interpreter that really served it."""
+    function, reply = call.known.function, call.reply
+    common: dict[str, Any] = {"qualifier": call.qualifier, "version": function.version, "status": status, "created_at": call.created_at}
+    if reply is None:
+        error = _refusal(call.refusal)
+        return new_record(call.request_id, function.name, function.namespace, state="failed", error=error, ended_at=time.time(), **common)
+    billed = billed_ms(reply)
+    attempt = {
+        "number": 1,
+        "status": call.status,
+        "start": reply.start,
+        "start_ms": reply.start_ms,
+        "run_ms": reply.run_ms,
+        "sandbox": reply.sandbox,
+    }
+    return new_record(
+        call.request_id,
+        function.name,
+        function.namespace,
+        state="succeeded" if reply.error is None else "failed",
+        result=reply.body if reply.error is None else None,
+        error=None if reply.error is None else _failure(reply),
+        start=reply.start,
+        why_cold=reply.why_cold or None,
+        started_at=reply.started_at,
+        ended_at=reply.ended_at,
+        start_ms=reply.start_ms,
+        run_ms=reply.run_ms,
+        billed_ms=billed,
+        memory_bytes=reply.memory_bytes,
+        attempts=[attempt],
+        log=reply.log,
+        runtime=reply.runtime,
+        **common,
+    )
+
+
+def _failure(reply: Reply) -> dict[str, str]:
+    assert reply.error is not None
+    return {"code": reply.error.code, "message": reply.error.message, "stack_trace": reply.error.stack_trace}
+
+
+def _refusal(error: SandboxError | ApiError | None) -> dict[str, str]:
+    if isinstance(error, SandboxError):
+        return {"code": error.code, "message": error.message}
+    return {"code": error.code, "message": error.detail} if error is not None else {"code": "internal_error", "message": "it never ended"}

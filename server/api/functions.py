@@ -1,0 +1,145 @@
+"""Functions and their code: /v1/functions, /v1/functions/{name}, /v1/functions/{name}/code."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import falcon.asgi
+
+from server.api.openapi import Answer, operation, problem
+from server.api.parameters import parsed, whole
+from server.api.problems import dump
+from server.api.request import Request
+from server.api.schemas import listing
+from server.api.services import Services
+from server.errors import ApiError, BadRequest
+from server.functions.model import Function
+
+TAG: Final = "functions"
+#: What a JSON body may take besides the zip's base64.
+JSON_SPARE_BYTES: Final = 64 * 1024
+ZIP_TYPES: Final = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
+
+_BAD = problem("A field is wrong; `detail` names it")
+_MISSING = problem("No such function")
+_BIG = problem("The package or the body is too large")
+
+
+def send(resp: falcon.asgi.Response, value: Any, status: int = 200) -> None:
+    """Answer with JSON."""
+    resp.status, resp.data = status, dump(value)
+
+
+def code_body_limit(services: Services) -> int:
+    """Bytes of a JSON body that carries the largest package in base64."""
+    return (services.settings.limit_code_bytes + 2) // 3 * 4 + JSON_SPARE_BYTES
+
+
+class FunctionList:
+    """/v1/functions"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation("List the functions", TAG, {200: Answer("By name", listing("functions", "Function"))})
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        found = await self._services.lookups.run(self._services.functions.list)
+        send(resp, {"functions": [function.to_json() for function in found]})
+
+    @operation(
+        "Create a function",
+        TAG,
+        {
+            201: Answer("The function", "Function", headers={"Location": "its path"}),
+            400: _BAD,
+            409: problem("It exists already, or there are too many"),
+            413: _BIG,
+        },
+        bodies={"application/json": "FunctionCreation"},
+    )
+    async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
+        services = self._services
+        limit = code_body_limit(services)
+        data = whole(await req.body(limit), limit, "the body")
+        # Parsed in the thread: it may be megabytes. Nobody knows the new id yet, so there is nobody to tell.
+        function = await services.changes.finish(services.uploads.run(lambda: services.functions.create(parsed(data))))
+        send(resp, function.to_json(), 201)
+        resp.set_header("Location", f"/v1/functions/{function.name}")
+
+
+class FunctionItem:
+    """/v1/functions/{name}"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation("A function's configuration", TAG, {200: Answer("The function", "Function"), 404: _MISSING})
+    async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        function = await self._services.lookups.run(self._services.functions.get, name)
+        send(resp, {**function.to_json(), "served_by": await self._services.served_by(function.runtime)})
+
+    @operation(
+        "Change a function's configuration",
+        TAG,
+        {200: Answer("The function", "Function"), 400: _BAD, 404: _MISSING, 409: problem("Changed by others at once"), 413: _BIG},
+        bodies={"application/json": "FunctionChange"},
+    )
+    async def on_patch(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        changes = parsed(whole(await req.body(JSON_SPARE_BYTES), JSON_SPARE_BYTES, "the body"))
+        function = await self._services.change(partial(self._services.functions.update, name, changes))
+        send(resp, function.to_json())
+
+    @operation("Delete a function; running calls finish", TAG, {204: Answer("It is gone"), 404: _MISSING})
+    async def on_delete(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        await self._services.change(partial(self._services.functions.delete, name), deleted=True)
+        resp.status = 204
+
+
+class FunctionCode:
+    """/v1/functions/{name}/code"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation(
+        "Replace a function's code",
+        TAG,
+        {
+            200: Answer("The function", "Function"),
+            400: problem("The package is refused; `detail` names the member"),
+            404: _MISSING,
+            413: _BIG,
+            415: problem("Neither a zip nor JSON"),
+        },
+        bodies={"application/zip": {"type": "string", "format": "binary"}, "application/json": "CodeUpdate"},
+    )
+    async def on_put(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        services = self._services
+        media = (req.content_type or "application/zip").partition(";")[0].strip().lower()
+        if media == "application/json":
+            limit = code_body_limit(services)
+            data = whole(await req.body(limit), limit, "the body")
+            function = await services.change(lambda: self._update_from_json(name, data))
+        elif media in ZIP_TYPES:
+            limit = services.settings.limit_code_bytes
+            data = whole(await req.body(limit), limit, "the code package")
+            function = await services.change(lambda: services.functions.update_code(name, data))
+        else:
+            detail = f"content type {media!r} is neither application/zip nor application/json"
+            raise ApiError(415, "unsupported_media_type", "Unsupported media type", detail)
+        send(resp, function.to_json())
+
+    def _update_from_json(self, name: str, data: bytes) -> Function:
+        given = parsed(data)
+        if not isinstance(given, dict):
+            raise BadRequest("the body is not a JSON object", hint='{"zip": base64}')
+        code, handler = given.get("code"), given.get("handler")
+        if code is None:
+            code = {key: value for key, value in given.items() if key not in ("code", "handler")}
+        elif unknown := sorted(given.keys() - {"code", "handler"}):
+            raise BadRequest(f"unknown field {unknown[0]!r}", field=unknown[0], hint="known are code, handler")
+        if handler is not None and not isinstance(handler, str):
+            raise BadRequest("handler is not a string", field="handler")
+        functions = self._services.functions
+        return functions.update_code(name, functions.decode_code(code), handler)

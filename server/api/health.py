@@ -1,0 +1,94 @@
+"""How the service is, for machines that ask without a credential: /healthz, /readyz, /metrics, /openapi.json."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import falcon.asgi
+from sqlalchemy.exc import SQLAlchemyError
+
+from sandbox.errors import SandboxError
+from server.api.metrics import CONTENT_TYPE
+from server.api.openapi import Answer, document, operation
+from server.api.problems import dump
+from server.api.request import Request
+from server.api.services import Services
+from server.store.engine import ping
+
+TAG: Final = "health"
+PING_SECONDS: Final = 2.0
+
+
+class Health:
+    """/healthz"""
+
+    @operation("Whether this process lives", TAG, {200: Answer("It does", "Health")})
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        resp.data = b'{"status":"ok"}'
+
+    on_head = on_get
+
+
+class Readiness:
+    """/readyz"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation(
+        "Whether calls can be served: database and runtime answer",
+        TAG,
+        {200: Answer("They can", "Health"), 503: Answer("They can't; why stands in `reasons`", "Health")},
+    )
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        reasons = await self._reasons()
+        resp.status = 503 if reasons else 200
+        resp.data = dump({"status": "unavailable", "reasons": reasons} if reasons else {"status": "ok"})
+        if reasons:
+            resp.set_header("Retry-After", "1")
+
+    on_head = on_get
+
+    async def _reasons(self) -> list[str]:
+        services, reasons = self._services, []
+        if services.stopping.is_set():
+            reasons.append("this process is stopping")
+        if not services.client.connected:
+            reasons.append("the runtime is away")
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                await services.lookups.run(ping, services.engine)
+        except (SQLAlchemyError, TimeoutError):
+            reasons.append("the database does not answer")
+        return reasons
+
+
+class MetricsPage:
+    """/metrics"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation("Figures for Prometheus", TAG, {200: Answer("Text format", {"type": "string"}, "text/plain")})
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        services = self._services
+        runtime: dict[str, Any] | None = None
+        try:
+            runtime = await services.describe()
+        except SandboxError:
+            runtime = None  # hearth_runtime_up says so
+        resp.data = await services.lookups.run(services.metrics.render, runtime, services.recorder.dropped)
+        resp.content_type = CONTENT_TYPE
+
+
+class OpenApi:
+    """/openapi.json"""
+
+    def __init__(self, routes: Mapping[str, object]) -> None:
+        self._document = dump(document(routes))
+
+    @operation("This interface as an OpenAPI 3.1 document", TAG, {200: Answer("The document", {"type": "object"})})
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        resp.data = self._document

@@ -1,0 +1,182 @@
+"""Calling a function, over HTTP: /v1/functions/{name}/invocations. The records' resources are in `records`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import falcon.asgi
+
+from sandbox.errors import SandboxError
+from sandbox.spec import Reply
+from server.api.calls import SUCCESS, Call, billed_ms, new_request_id
+from server.api.openapi import Answer, Parameter, operation, problem
+from server.api.parameters import check_event
+from server.api.problems import answer, dump
+from server.api.records import latest_records
+from server.api.request import Request
+from server.api.schemas import listing
+from server.api.services import Services
+from server.errors import SCF_EVENT_TOO_LARGE, ApiError, BadRequest, PayloadTooLarge, Unsupported, error_body, failure_of, from_runtime
+from server.functions.checks import shown
+from server.functions.model import LATEST
+
+TAIL_BYTES: Final = 4096
+#: Whether the client is still there is worth a look only when there was time to leave.
+LOOK_AFTER_MS: Final = 50
+
+#: Option → the headers it may also come in.
+OPTION_HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "invokeType": ("invoketype", "x-scf-invoke-type"),
+    "logType": ("logtype", "x-scf-log-type"),
+    "qualifier": ("qualifier", "x-scf-qualifier"),
+}
+_HEADER_NAMES: Final = frozenset(header.encode() for headers in OPTION_HEADERS.values() for header in headers)
+
+_CALL_HEADERS: Final = {
+    "X-Scf-Request-Id": "the call's id",
+    "X-Scf-Status": "SCF's status of the call",
+    "X-Scf-Start": "cold or warm",
+    "X-Scf-Duration-Ms": "how long it ran",
+    "X-Scf-Billed-Ms": "the same in whole milliseconds",
+    "X-Scf-Memory-Bytes": "its peak memory",
+    "X-Scf-Log": "with logType=Tail: the last 4 KB of its log in base64",
+}
+_REFUSED: Final = {"X_Scf_Request_Id": "the call's id", "X_Scf_Status": "SCF's status", "Retry_After": "seconds"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    tail: bool = False
+    qualifier: str = LATEST
+
+
+_PLAIN: Final = Options()
+
+
+class FunctionInvocations:
+    """/v1/functions/{name}/invocations"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._calls, self._cache = services.calls, services.cache
+        self._limit_bytes = services.settings.limit_event_bytes
+
+    @operation(
+        "Call a function",
+        "invocations",
+        {
+            200: Answer("What it returned, verbatim", {}, headers=_CALL_HEADERS),
+            400: problem("The event is not JSON (SCF 400), a parameter is wrong, or no image has the runtime"),
+            404: problem("No such function (SCF 435) or qualifier (442)"),
+            413: problem("The event is too large (SCF 406)"),
+            429: problem("The function's concurrency limit is reached (SCF 432)", **_REFUSED),
+            500: problem("A fault of the server's"),
+            502: Answer("The function failed: SCF 430, 434, 437, 439, 443 or 407", "FunctionError", headers=_CALL_HEADERS),
+            503: problem("No capacity (SCF 449), or the runtime is away (SCF 500)", **_REFUSED),
+            504: Answer("Time limit (SCF 433) or loading limit (SCF 450)", "FunctionError", headers=_CALL_HEADERS),
+        },
+        parameters=(
+            Parameter(
+                "invokeType", "Also as a header", {"type": "string", "enum": ["RequestResponse", "Event"], "default": "RequestResponse"}
+            ),
+            Parameter("logType", "Also as a header", {"type": "string", "enum": ["None", "Tail"], "default": "None"}),
+            Parameter("qualifier", "Version or alias", {"type": "string", "default": LATEST}),
+        ),
+        bodies={"application/json": {"description": "The event, any JSON; nothing is {}"}},
+        body_required=False,
+    )
+    async def on_post(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        request_id = req.request_id = new_request_id()
+        event = await req.body(self._limit_bytes)
+        if event is None:
+            raise PayloadTooLarge(f"the event is over the limit of {self._limit_bytes} bytes", scf_status=SCF_EVENT_TOO_LARGE)
+        options = read_options(req)
+        if event:
+            check_event(event)
+        call = Call(request_id, await self._cache.find(name, options.qualifier), options.qualifier)
+        await self._calls.perform(call, event or b"{}")
+        reply = call.reply
+        if reply is None:
+            self._calls.finish(call)
+            await answer(req, resp, _refusal(call))
+            return
+        slow = reply.start_ms + reply.run_ms > LOOK_AFTER_MS
+        self._calls.finish_soon(call, gone=slow and await req.has_left())
+        _write(resp, call, reply)
+        if options.tail:
+            resp.set_header("X-Scf-Log", base64.b64encode(reply.log[-TAIL_BYTES:]).decode())
+
+    @operation(
+        "A function's latest calls",
+        "invocations",
+        {
+            200: Answer("Newest first", listing("invocations", "Record")),
+            400: problem("A parameter is wrong"),
+            404: problem("No such function"),
+        },
+        parameters=(
+            Parameter("limit", "How many", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}),
+            Parameter("state", "Only those", {"type": "string"}),
+        ),
+    )
+    async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        resp.data = dump({"invocations": await latest_records(self._services, req, name)})
+
+
+def read_options(req: Request) -> Options:
+    """invokeType, logType and qualifier, from the query or from headers. Raises BadRequest."""
+    if not req.query_string and not req.has_any_header(_HEADER_NAMES):
+        return _PLAIN
+    if _word(req, "invokeType", ("RequestResponse", "Event"), "RequestResponse") == "Event":
+        raise Unsupported("asynchronous calls are not available yet", field="invokeType", hint="invokeType=RequestResponse")
+    tail = _word(req, "logType", ("None", "Tail"), "None") == "Tail"
+    return Options(tail, _option(req, "qualifier") or LATEST)
+
+
+def _word(req: Request, name: str, words: Iterable[str], default: str) -> str:
+    given = _option(req, name)
+    if not given:
+        return default
+    for word in words:
+        if given.lower() == word.lower():
+            return word
+    raise BadRequest(f"{name}: {shown(given)} is not known", field=name, hint=f"one of {', '.join(words)}")
+
+
+def _option(req: Request, name: str) -> str | None:
+    value = req.get_param(name)
+    if value is not None:
+        return value
+    found = (req.get_header(header) for header in OPTION_HEADERS[name])
+    return next((value for value in found if value is not None), None)
+
+
+def _refusal(call: Call) -> ApiError:
+    refusal = call.refusal
+    if isinstance(refusal, SandboxError):
+        return from_runtime(refusal)
+    return refusal if refusal is not None else ApiError(500, "internal_error", "Internal error", "the call never ended")
+
+
+def _write(resp: falcon.asgi.Response, call: Call, reply: Reply) -> None:
+    error, status = reply.error, SUCCESS
+    if error is None:
+        resp.data = reply.body
+    else:
+        failure = failure_of(error)
+        status = failure.scf
+        resp.status = failure.http
+        resp.data = dump(error_body(error, call.request_id))
+    resp.set_headers(
+        (
+            ("X-Scf-Request-Id", call.request_id),
+            ("X-Scf-Status", str(status)),
+            ("X-Scf-Start", reply.start),
+            ("X-Scf-Duration-Ms", f"{reply.run_ms:.3f}"),
+            ("X-Scf-Billed-Ms", str(billed_ms(reply))),
+            ("X-Scf-Memory-Bytes", str(reply.memory_bytes)),
+        )
+    )

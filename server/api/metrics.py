@@ -1,0 +1,124 @@
+"""Prometheus figures. Each HTTP worker counts for itself; a scrape sums all of them and asks sandboxd for its own.
+
+With several workers the counts live in files below PROMETHEUS_MULTIPROC_DIR, which gunicorn's configuration sets before the client
+library is imported; without it (one process, tests) they live in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
+THROTTLED: Final = 432
+RUN_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+COLD_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1, 5, 30, 300)
+#: As sandboxd spells them; all are shown, so that a series never vanishes.
+LEASED: Final = "leased"
+STATES: Final = ("creating", "prepared", "specialising", LEASED, "idle", "frozen", "closing")
+#: The one figure among sandboxd's counters that may fall.
+DESCRIPTORS: Final = "descriptors"
+
+
+class Metrics:
+    """One process's counts, and the page that shows everybody's."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._invocations = Counter(
+            "hearth_invocations", "Calls by function and SCF status, refused ones too", ["function", "status"], registry=self._registry
+        )
+        self._throttled = Counter(
+            "hearth_throttled", "Calls refused for the function's concurrency limit", ["function"], registry=self._registry
+        )
+        self._duration = Histogram(
+            "hearth_invocation_duration_seconds",
+            "From the event's hand-over to the result",
+            ["function"],
+            registry=self._registry,
+            buckets=RUN_BUCKETS,
+        )
+        self._cold = Histogram(
+            "hearth_cold_start_seconds",
+            "From the call to the event's hand-over, cold starts",
+            registry=self._registry,
+            buckets=COLD_BUCKETS,
+        )
+        self._by_status: dict[tuple[str, int], Counter] = {}
+        self._by_function: dict[str, Histogram] = {}
+
+    def count(self, function: str, status: int, *, run_seconds: float | None, cold_start_seconds: float | None) -> None:
+        """One call. `run_seconds` is None where nothing ran."""
+        # `labels()` costs a lock and a sort: the child of each series is kept.
+        series = self._by_status.get((function, status))
+        if series is None:
+            series = self._by_status[function, status] = self._invocations.labels(function, str(status))
+        series.inc()
+        if run_seconds is not None:
+            duration = self._by_function.get(function)
+            if duration is None:
+                duration = self._by_function[function] = self._duration.labels(function)
+            duration.observe(run_seconds)
+        if cold_start_seconds is not None:
+            self._cold.observe(cold_start_seconds)
+        if status == THROTTLED:
+            self._throttled.labels(function).inc()
+
+    def render(self, runtime: dict[str, Any] | None, dropped_records: int) -> bytes:
+        """The page; `runtime` is sandboxd's description, None while it is away. Reads files: call it in a thread."""
+        registry = self._registry
+        if DIRECTORY in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        now = CollectorRegistry()
+        now.register(_Snapshot(runtime, dropped_records))
+        return generate_latest(registry) + generate_latest(now)
+
+
+class _Snapshot(Collector):
+    """What sandboxd says of this moment."""
+
+    def __init__(self, runtime: dict[str, Any] | None, dropped_records: int) -> None:
+        self._runtime, self._dropped = runtime, dropped_records
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("hearth_runtime_up", "Whether sandboxd answers", value=int(self._runtime is not None))
+        yield GaugeMetricFamily("hearth_records_dropped", "Records the answering worker could not write", value=self._dropped)
+        if self._runtime is not None:
+            yield from _of_runtime(self._runtime)
+
+
+def _of_runtime(runtime: dict[str, Any]) -> Iterator[Metric]:
+    sandboxes = runtime.get("sandboxes", [])
+    found = [sandbox.get("state") for sandbox in sandboxes]
+    by_state = GaugeMetricFamily("hearth_sandboxes", "Sandboxes by state", labels=["state"])
+    for state in STATES:
+        by_state.add_metric([state], found.count(state))
+    yield by_state
+    yield GaugeMetricFamily("hearth_running", "Calls running now", value=found.count(LEASED))
+    memory = sum(sandbox.get("memory_bytes") or 0 for sandbox in sandboxes)
+    yield GaugeMetricFamily("hearth_sandbox_memory_bytes", "Memory of all sandboxes, as measured", value=memory)
+    capacity = GaugeMetricFamily("hearth_capacity", "Admission's figures, by name", labels=["figure"])
+    for name, value in _numbers(runtime.get("capacity")):
+        capacity.add_metric([name], value)
+    yield capacity
+    counters = CounterMetricFamily("hearth_runtime_events", "sandboxd's counters, by name", labels=["event"])
+    for name, value in _numbers(runtime.get("counters")):
+        if name == DESCRIPTORS:
+            yield GaugeMetricFamily("hearth_runtime_descriptors", "Descriptors that sandboxd has open", value=value)
+        else:
+            counters.add_metric([name], value)
+    yield counters
+
+
+def _numbers(values: Any) -> Iterator[tuple[str, float]]:
+    for name, value in (values or {}).items():
+        if isinstance(value, (int, float)):
+            yield str(name), float(value)

@@ -1,0 +1,149 @@
+"""What calls came to: /v1/invocations/{request_id}, /v1/functions/{name}/logs, and a function's latest calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, Final, get_args
+
+import falcon.asgi
+from falcon.asgi import SSEvent
+
+from server.api.openapi import Answer, Parameter, operation, problem
+from server.api.parameters import choice, flag, integer, seconds, text
+from server.api.problems import dump
+from server.api.request import Request
+from server.api.schemas import listing
+from server.api.services import Services
+from server.errors import BadRequest, NotFound
+from server.records.model import FINAL_STATES, LogEntry, State
+
+#: Records are written behind the reply, by any of several processes, within 100 ms.
+PATIENCE_SECONDS: Final = 0.3
+ASK_AGAIN_SECONDS: Final = 0.03
+LONGEST_WAIT_SECONDS: Final = 60.0
+MAX_ROWS: Final = 1000
+FOLLOW_SECONDS: Final = 0.25
+KEEP_ALIVE_SECONDS: Final = 15.0
+
+
+class Invocation:
+    """/v1/invocations/{request_id}"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation(
+        "The record of one call",
+        "invocations",
+        {200: Answer("The record", "Record"), 400: problem("A parameter is wrong"), 404: problem("No such call")},
+        parameters=(Parameter("wait", "Seconds to wait for its end", {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT_SECONDS}),),
+    )
+    async def on_get(self, req: Request, resp: falcon.asgi.Response, request_id: str) -> None:
+        wait = seconds(req, "wait", high=LONGEST_WAIT_SECONDS)
+        record = await self._find(request_id, wait)
+        if record is None:
+            raise NotFound(f"no call {request_id!r}", code="invocation_not_found", hint="old records are dropped, see keep_records_days")
+        resp.data = dump(record)
+
+    async def _find(self, request_id: str, wait_seconds: float) -> dict[str, Any] | None:
+        services = self._services
+        deadline = time.monotonic() + max(wait_seconds, PATIENCE_SECONDS)
+        while True:
+            record = await services.lookups.run(services.recorder.get, request_id)
+            found = record is not None and (not wait_seconds or record["state"] in FINAL_STATES)
+            if found or time.monotonic() >= deadline or services.stopping.is_set():
+                return record
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+
+class FunctionLogs:
+    """/v1/functions/{name}/logs"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation(
+        "What a function's calls wrote",
+        "invocations",
+        {
+            200: Answer("Oldest first; with follow=1 a stream of server-sent events, one LogEntry each", listing("logs", "LogEntry")),
+            400: problem("A parameter is wrong"),
+            404: problem("No such function"),
+        },
+        parameters=(
+            Parameter("follow", "1: stay and send what comes, as server-sent events", {"type": "string", "enum": ["0", "1"]}),
+            Parameter(
+                "limit", "The newest so many (100; following begins with none)", {"type": "integer", "minimum": 1, "maximum": MAX_ROWS}
+            ),
+            Parameter("after", "Only those behind this cursor", {"type": "integer", "minimum": 0}),
+            Parameter("Last-Event-ID", "As `after`, from a client that comes back", {"type": "string"}, place="header"),
+        ),
+    )
+    async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        following = flag(req, "follow")
+        limit = integer(req, "limit", 0, low=1, high=MAX_ROWS)
+        after = _cursor(req)
+        if following:
+            await self._check_exists(name)
+            first, cursor = await self._beginning(name, after, limit)
+            resp.sse = self._follow(name, first, cursor)
+            resp.set_header("Cache-Control", "no-store")
+            return
+        entries = await self._entries(name, after, limit or 100)
+        if not entries:
+            await self._check_exists(name)
+        resp.data = dump({"logs": entries})
+
+    async def _entries(self, name: str, after: int | None, limit: int) -> list[LogEntry]:
+        return await self._services.lookups.run(self._services.recorder.logs, name, after=after, limit=limit)
+
+    async def _check_exists(self, name: str) -> None:
+        await self._services.lookups.run(self._services.functions.get, name)
+
+    async def _beginning(self, name: str, after: int | None, limit: int) -> tuple[list[LogEntry], int]:
+        """What is shown at once, and the cursor that following goes on from."""
+        if after is not None:
+            return [], after
+        end = await self._services.lookups.run(self._services.recorder.last_cursor)
+        first = await self._entries(name, None, limit) if limit else []
+        return first, max([end, *(entry["cursor"] for entry in first)])
+
+    async def _follow(self, name: str, first: list[LogEntry], cursor: int) -> AsyncIterator[SSEvent | None]:
+        """Ends when the service does; Falcon ends it when the client leaves, which the keep-alives find out."""
+        stopping = self._services.stopping
+        yield None  # the headers go out at once
+        entries, quiet_since = first, time.monotonic()
+        while not stopping.is_set():
+            for entry in entries:
+                cursor = max(cursor, entry["cursor"])
+                yield SSEvent(data=dump(entry), event_id=str(entry["cursor"]))
+            if entries:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= KEEP_ALIVE_SECONDS:
+                quiet_since = time.monotonic()
+                yield None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), FOLLOW_SECONDS)
+            entries = await self._entries(name, cursor, MAX_ROWS)
+
+
+def _cursor(req: Request) -> int | None:
+    value = text(req, "after") or req.get_header("Last-Event-ID")
+    if not value:
+        return None
+    if not (value.isascii() and value.isdecimal() and len(value) <= 18):
+        raise BadRequest(f"after: {value[:80]!a} is not a cursor", field="after")
+    return int(value)
+
+
+async def latest_records(services: Services, req: Request, name: str) -> list[dict[str, Any]]:
+    """A function's newest records by the parameters `limit` and `state`. Raises FunctionNotFound where there is nothing at all."""
+    limit = integer(req, "limit", 20, low=1, high=MAX_ROWS)
+    state = choice(req, "state", get_args(State))
+    rows = await services.lookups.run(services.recorder.latest, name, limit=limit, state=state)
+    if not rows:
+        await services.lookups.run(services.functions.get, name)
+    return rows

@@ -1,0 +1,30 @@
+"""Every path and its resource: what the app serves and what the OpenAPI document lists are made from this one table."""
+
+from __future__ import annotations
+
+from server.api.functions import FunctionCode, FunctionItem, FunctionList
+from server.api.health import Health, MetricsPage, OpenApi, Readiness
+from server.api.host import Images, Sandboxes, Usage
+from server.api.invocations import FunctionInvocations
+from server.api.records import FunctionLogs, Invocation
+from server.api.services import Services
+
+
+def routes(services: Services) -> dict[str, object]:
+    table: dict[str, object] = {
+        "/v1/functions": FunctionList(services),
+        "/v1/functions/{name}": FunctionItem(services),
+        "/v1/functions/{name}/code": FunctionCode(services),
+        "/v1/functions/{name}/invocations": FunctionInvocations(services),
+        "/v1/functions/{name}/logs": FunctionLogs(services),
+        "/v1/invocations/{request_id}": Invocation(services),
+        "/v1/sandboxes": Sandboxes(services),
+        "/v1/images": Images(services),
+        "/v1/usage": Usage(services),
+        "/healthz": Health(),
+        "/readyz": Readiness(services),
+        "/metrics": MetricsPage(services),
+    }
+    # The document describes itself too, so the table is read only once it is whole.
+    described = dict(table) | {"/openapi.json": OpenApi({})}
+    return table | {"/openapi.json": OpenApi(described)}

@@ -1,0 +1,94 @@
+"""What the resources work with. Only `server.app` makes one; here is no wiring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Engine
+
+from sandbox.errors import SandboxError, Unavailable
+from sandbox.log import pairs
+from sandbox.settings import Settings
+from sandbox.spec import FunctionSpec, Reply
+from server.api.calls import Calls
+from server.api.lookup import FunctionCache
+from server.api.metrics import Metrics
+from server.api.threads import Tasks, Threads
+from server.functions.model import Function
+from server.functions.service import Functions
+from server.records.recorder import Recorder
+
+RETIRE_SECONDS: Final = 2.0
+DESCRIBE_SECONDS: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Runtime(Protocol):
+    """`sandbox.client.Client`, as the API uses it."""
+
+    on_change: Callable[[str | None], None]
+
+    @property
+    def connected(self) -> bool: ...
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    async def invoke(self, spec: FunctionSpec, event: bytes, *, request_id: str) -> Reply: ...
+    async def retire(self, function_id: str, generation: int | None) -> None: ...
+    async def describe(self) -> dict[str, Any]: ...
+    async def resolve(self, runtime: str) -> dict[str, Any]: ...
+
+
+@dataclass(slots=True)
+class Services:
+    """`lookups` are the threads of the hot path and of short questions, `uploads` those that unpack packages."""
+
+    settings: Settings
+    client: Runtime
+    engine: Engine
+    functions: Functions
+    recorder: Recorder
+    cache: FunctionCache
+    calls: Calls
+    metrics: Metrics
+    lookups: Threads
+    uploads: Threads
+    changes: Tasks
+    #: Set when the process is about to end: streams end, waits give up.
+    stopping: asyncio.Event
+
+    async def change(self, blocking: Callable[[], Function], *, deleted: bool = False) -> Function:
+        """Do a change in a thread, then tell everybody; both happen although the client may leave meanwhile."""
+        return await self.changes.finish(self._change(blocking, deleted))
+
+    async def _change(self, blocking: Callable[[], Function], deleted: bool) -> Function:
+        function = await self.uploads.run(blocking)
+        self.cache.forget(function.function_id)
+        try:
+            # After the commit: who is told to look again must find the new one.
+            async with asyncio.timeout(RETIRE_SECONDS):
+                await self.client.retire(function.function_id, None if deleted else function.generation)
+        except (SandboxError, TimeoutError) as error:
+            # It has no worker of the old one when it comes back, and every acquire names its generation.
+            _log.warning(pairs("sandboxd was not told of a change", function=function.name, error=str(error) or "no answer"))
+        return function
+
+    async def served_by(self, runtime: str) -> dict[str, Any] | None:
+        """{"image", "runtime"} that serve this runtime now; None where no image does, or while sandboxd is away."""
+        try:
+            async with asyncio.timeout(RETIRE_SECONDS):
+                return await self.client.resolve(runtime)
+        except (SandboxError, TimeoutError):
+            return None
+
+    async def describe(self) -> dict[str, Any]:
+        """sandboxd's description. Raises Unavailable, also when it does not answer in time."""
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                return await self.client.describe()
+        except TimeoutError:
+            raise Unavailable(f"sandboxd did not answer within {DESCRIBE_SECONDS:g} s") from None

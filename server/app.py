@@ -1,0 +1,128 @@
+"""The composition root of the HTTP side: `create_app()` is what gunicorn serves. Only here are things constructed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, Final
+
+import falcon.asgi
+
+from sandbox.client import Client
+from sandbox.settings import Settings, load
+from server.api import problems
+from server.api.auth import Auth, credential_digest
+from server.api.calls import Calls
+from server.api.lookup import FunctionCache
+from server.api.metrics import Metrics
+from server.api.request import Request
+from server.api.routes import routes
+from server.api.services import Runtime, Services
+from server.api.threads import Tasks, Threads
+from server.functions.codestore import CodeStore
+from server.functions.service import Functions
+from server.records.recorder import Recorder
+from server.store.engine import open_database
+
+LOOKUP_THREADS: Final = 8
+#: Unpacking is mostly CPU: more at once only hurt the calls.
+UPLOAD_THREADS: Final = 2
+LAST_CALLS_SECONDS: Final = 3.0
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class App(falcon.asgi.App[Request, falcon.asgi.Response]):
+    """Falcon's app; `services` is what it serves with, `busy` how many requests and calls have not ended."""
+
+    def __init__(self, services: Services, auth: Auth) -> None:
+        super().__init__(request_type=Request, middleware=[auth, Lifespan(services)])
+        self.services = services
+        self._requests = 0
+        problems.install(self)
+        for path, resource in routes(services).items():
+            self.add_route(path, resource)
+
+    @property
+    def busy(self) -> int:
+        # A call whose client has left has no request any more.
+        return max(self._requests, len(self.services.calls.tasks.running)) + len(self.services.changes.running)
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:  # type: ignore[override]
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        self._requests += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._requests -= 1
+
+
+class Lifespan:
+    """Middleware for the beginning and the end of a worker process; it sees no request."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        services = self._services
+        services.recorder.start()
+        services.client.on_change = services.cache.forget
+        await services.client.start()
+        # What is there now stays: collections look only at what comes and goes with requests.
+        gc.collect()
+        gc.freeze()
+
+    async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        services = self._services
+        services.stopping.set()
+        await services.client.close()  # calls that still run end as Unavailable, and sandboxd kills their sandboxes
+        await services.calls.tasks.wait(LAST_CALLS_SECONDS)
+        await services.changes.wait(LAST_CALLS_SECONDS)
+        await asyncio.to_thread(services.recorder.close)
+        services.uploads.close()
+        services.lookups.close()
+        services.engine.dispose()
+
+
+def create_app(settings: Settings | None = None, *, client: Runtime | None = None, environ: Mapping[str, str] | None = None) -> App:
+    """Open the database and the code store and put everything together. Raises ConfigError.
+
+    Nothing runs before the lifespan's start. `client` replaces the connection to sandboxd.
+    """
+    environ = os.environ if environ is None else environ
+    settings = settings or load(environ)
+    auth = Auth(credential_digest(settings, environ))
+    with ExitStack() as stack:
+        engine = open_database(settings)
+        stack.callback(engine.dispose)
+        codestore = CodeStore(settings)
+        codestore.open()
+        app = App(_services(settings, client or Client(settings), engine, codestore), auth)
+        stack.pop_all()
+        return app
+
+
+def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore) -> Services:
+    functions = Functions(engine, settings, codestore)
+    recorder, metrics, lookups = Recorder(engine, settings), Metrics(), Threads("lookup", LOOKUP_THREADS)
+    cache = FunctionCache(functions.get, lookups)
+    return Services(
+        settings=settings,
+        client=client,
+        engine=engine,
+        functions=functions,
+        recorder=recorder,
+        cache=cache,
+        calls=Calls(client, cache, recorder, metrics),
+        metrics=metrics,
+        lookups=lookups,
+        uploads=Threads("upload", UPLOAD_THREADS),
+        changes=Tasks(),
+        stopping=asyncio.Event(),
+    )

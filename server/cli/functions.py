@@ -1,0 +1,124 @@
+"""`hearth deploy | ls | describe | rm`: functions and their configuration."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.cli.client import Api, function_path, open_api
+from server.cli.failure import CommandError, WrongRequest
+from server.cli.output import Column, as_json, print_json, print_pairs, print_table
+from server.cli.package import default_handler, pack
+
+COLUMNS: list[Column] = [
+    ("NAME", lambda row: row["name"]),
+    ("RUNTIME", lambda row: row.get("runtime")),
+    ("HANDLER", lambda row: row.get("handler")),
+    ("MEMORY", lambda row: f"{row.get('memory')} MB"),
+    ("TIMEOUT", lambda row: f"{row.get('timeout')} s"),
+    ("CONCURRENCY", lambda row: row.get("concurrency")),
+    ("UPDATED", lambda row: row.get("updated_at")),
+]
+
+
+@click.command(short_help="Create a function, or update its code and configuration.")
+@click.argument("name")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--runtime", help="Python2.7, Python3.6 …; python3 is the default image's newest.  [default: python3]")
+@click.option("--handler", help="file.function  [default: index.main_handler, or the single file's own name]")
+@click.option("--memory", type=int, metavar="MB", help="64, or 128 to 3072 in steps of 128.")
+@click.option("--timeout", type=int, metavar="SECONDS", help="Time limit of a call.")
+@click.option("--init-timeout", type=int, metavar="SECONDS", help="Time limit of loading the code.")
+@click.option("--concurrency", type=int, metavar="N", help="Calls at once; one more is answered 429.")
+@click.option("--tmp", type=int, metavar="MB", help="Size of /tmp.")
+@click.option("--network", type=click.Choice(["none", "nat"]))
+@click.option("--description")
+@click.option("--env", "environment", multiple=True, metavar="K=V", help="Repeatable; replaces the whole environment.")
+@as_json
+@click.pass_context
+def deploy(context: click.Context, /, name: str, path: Path, environment: tuple[str, ...], json_output: bool, **options: Any) -> None:
+    """Deploy PATH (a directory, a zip file or a single source file) as NAME.
+
+    What an update doesn't mention stays as it is.
+    """
+    configuration = {key: value for key, value in options.items() if value is not None}
+    if environment:
+        configuration["environment"] = dict(_pair(item) for item in environment)
+    code = pack(path)
+    api = open_api(context)
+    if _exists(api, name):
+        function = _update(api, name, code, configuration)
+        done = "updated"
+    else:
+        defaults = {"runtime": "python3", "handler": default_handler(path)}
+        body = {**defaults, **configuration, "name": name, "code": {"zip": base64.b64encode(code).decode()}}
+        function = api.send_json("POST", "/v1/functions", body, label=name)
+        done = "created"
+    if json_output:
+        print_json(function)
+    else:
+        click.echo(f"{done} {name}: {function['runtime']}, {function['handler']}, {len(code):,} bytes of code")
+
+
+def _update(api: Api, name: str, code: bytes, configuration: dict[str, Any]) -> Any:
+    # A new handler goes with the code: neither would pass its check without the other.
+    handler = configuration.pop("handler", None)
+    if handler is None:
+        function = api.send("PUT", function_path(name, "code"), code, "application/zip", label=name)
+    else:
+        body = {"zip": base64.b64encode(code).decode(), "handler": handler}
+        function = api.send_json("PUT", function_path(name, "code"), body, label=name)
+    return api.send_json("PATCH", function_path(name), configuration) if configuration else function
+
+
+def _exists(api: Api, name: str) -> bool:
+    try:
+        api.get(function_path(name))
+    except CommandError as error:
+        if error.status != 404:
+            raise
+        return False
+    return True
+
+
+def _pair(item: str) -> tuple[str, str]:
+    key, separator, value = item.partition("=")
+    if not separator or not key:
+        raise WrongRequest(f"--env {item!r}", hint="it takes KEY=VALUE")
+    return key, value
+
+
+@click.command(short_help="List the functions.")
+@as_json
+@click.pass_context
+def ls(context: click.Context, json_output: bool) -> None:
+    """List the functions."""
+    rows = open_api(context).rows("/v1/functions", "functions")
+    if json_output:
+        print_json(rows)
+    else:
+        print_table(rows, COLUMNS, empty="no functions yet; deploy one with `hearth deploy NAME PATH`")
+
+
+@click.command(short_help="Show one function's configuration.")
+@click.argument("name")
+@as_json
+@click.pass_context
+def describe(context: click.Context, name: str, json_output: bool) -> None:
+    """Show one function's configuration."""
+    function = open_api(context).get(function_path(name))
+    (print_json if json_output else print_pairs)(function)
+
+
+@click.command(short_help="Delete functions.")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.pass_context
+def rm(context: click.Context, names: tuple[str, ...]) -> None:
+    """Delete functions. Running calls finish; nothing asks again."""
+    api = open_api(context)
+    for name in names:
+        api.request("DELETE", function_path(name))
+        click.echo(f"deleted {name}")

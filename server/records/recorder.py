@@ -1,0 +1,240 @@
+"""Records written behind the replies: `put` costs a dictionary entry, one thread writes batches within 100 ms.
+
+    put ─▶ waiting ─▶ (thread) in hand ─▶ one transaction: records, logs, usage
+             └──────── get looks here first ────────┘
+
+What has been put is in memory until it is committed: a process that is killed loses at most its last 100 ms. The queue is
+bounded in number and bytes; past that, records are counted as dropped and logged, never waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from sandbox.log import pairs
+from sandbox.settings import Settings
+from server.records.journal import Journal
+from server.records.model import FINAL_STATES, LogEntry, UsageRow, from_row, to_row, usage_of
+
+BATCH_SECONDS: Final = 0.05
+RETRY_SECONDS: Final = 1.0
+FIRST_PRUNE_SECONDS: Final = 60.0
+PRUNE_SECONDS: Final = 3600.0
+#: Of what waits; as much again may be in hand.
+MAX_WAITING: Final = 50_000
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+MAX_BATCH: Final = 2000
+CLOSE_SECONDS: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+_Item = tuple[Mapping[str, Any], int]
+_Waiting = dict[str, _Item]
+
+
+class Recorder:
+    """Records of one process. `start()` once, `close()` at the end; all but `put` block and belong into a thread."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._journal = Journal(engine)
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._waiting: _Waiting = {}
+        self._waiting_bytes = 0
+        self._in_hand: _Waiting = {}
+        self._work = threading.Event()
+        self._hurry = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._written_since_prune = 0
+        self._next_prune = 0.0
+        self._reported_drops = 0
+        #: Records lost to a full queue or because they could not be written.
+        self.dropped = 0
+
+    def start(self) -> None:
+        self._next_prune = time.monotonic() + FIRST_PRUNE_SECONDS
+        self._thread.start()
+
+    def put(self, record: Mapping[str, Any], memory_mb: int = 0) -> None:
+        """Take a record (`new_record`); `memory_mb`, the function's own limit, is for usage. Never blocks, never raises.
+
+        A later record of the same request replaces the earlier one. The record must not be changed afterwards.
+        """
+        with self._lock:
+            if len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES or self._closing:
+                self.dropped += 1
+                return
+            self._waiting[record["request_id"]] = (record, memory_mb)
+            self._waiting_bytes += _size(record)
+        if not self._work.is_set():
+            self._work.set()
+
+    def get(self, request_id: str) -> dict[str, Any] | None:
+        """The record, whether it is written yet or not; None when there is none (another process's may come within 100 ms)."""
+        with self._lock:
+            found = self._waiting.get(request_id) or self._in_hand.get(request_id)
+        if found is not None:
+            row = to_row(found[0])
+            return from_row(row["record"], row["result"], row["log"])
+        return self._journal.get(request_id) if _askable(request_id) else None
+
+    def latest(self, function: str, namespace: str = "default", limit: int = 20, state: str | None = None) -> list[dict[str, Any]]:
+        """The newest records first, of one state if given; their logs are cut to the last 4 KB."""
+        self.flush()
+        return self._journal.latest(function, namespace, limit, state) if _askable(function, namespace, state or "") else []
+
+    def logs(self, function: str, namespace: str = "default", after: int | None = None, limit: int = 100) -> list[LogEntry]:
+        """What calls wrote, oldest first: behind the cursor `after`, or the newest `limit`. To follow, ask again with the last cursor."""
+        if after is None:
+            self.flush()
+        return self._journal.logs(function, namespace, after, limit) if _askable(function, namespace) else []
+
+    def last_cursor(self) -> int:
+        """Where a follower who wants only what comes now begins."""
+        return self._journal.last_cursor()
+
+    def usage(self, from_day: str | None = None, to_day: str | None = None, namespace: str | None = None) -> list[UsageRow]:
+        """Calls and GB-seconds by function and day (UTC, `2026-11-23`, both ends included)."""
+        self.flush()
+        return self._journal.usage(from_day, to_day, namespace) if _askable(from_day or "", to_day or "", namespace or "") else []
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until everything put so far is committed; False when that took longer than `timeout` seconds."""
+        with self._idle:
+            ids = {*self._waiting, *self._in_hand}
+            if not ids:
+                return True
+            self._hurry.set()
+            return self._idle.wait_for(lambda: ids.isdisjoint(self._waiting) and ids.isdisjoint(self._in_hand), timeout)
+
+    def prune(self) -> int:
+        """Drop what `keep_records` and `keep_records_days` no longer keep; return how many records went."""
+        removed = self._journal.prune_to(self._settings.keep_records)
+        removed += self._journal.prune_before(time.time() - self._settings.keep_records_days * 86_400)
+        return removed
+
+    def close(self) -> None:
+        """Write what is left, within seconds, and end the thread. `put` after it counts as dropped."""
+        with self._lock:
+            self._closing = True
+        self._hurry.set()
+        self._work.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS * 2)
+
+    def _run(self) -> None:
+        while not self._closing:
+            if self._work.wait(timeout=max(0.0, self._next_prune - time.monotonic())):
+                self._hurry.wait(BATCH_SECONDS)
+                self._write_waiting()
+            self._prune_if_due()
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Until nothing waits."""
+        while self._take():
+            items = list(self._in_hand.values())
+            for at in range(0, len(items), MAX_BATCH):
+                self._write(items[at : at + MAX_BATCH])
+            with self._idle:
+                self._in_hand = {}
+                self._idle.notify_all()
+            self._report_drops()
+
+    def _take(self) -> bool:
+        with self._lock:
+            # Cleared before looking, under the lock: who puts after this wakes us again.
+            self._work.clear()
+            self._in_hand, self._waiting, self._waiting_bytes = self._waiting, {}, 0
+            if not self._in_hand:
+                self._hurry.clear()
+            return bool(self._in_hand)
+
+    def _write(self, items: list[_Item]) -> None:
+        """Commit these, trying again while the database is away (when closing: for CLOSE_SECONDS).
+
+        What the database refuses is found by halves and dropped, so that one bad record can't hold up the others.
+        """
+        give_up: float | None = None
+        while True:
+            try:
+                self._journal.write(*self._rows(items))
+                self._written_since_prune += len(items)
+                return
+            except (OperationalError, PoolTimeout) as error:
+                _log.error(pairs("writing records failed", count=len(items), error=str(error).splitlines()[0]))
+            except Exception as error:
+                if len(items) == 1:
+                    _log.error(pairs("record refused", request_id=items[0][0].get("request_id"), error=repr(error)[:500]))
+                    self._drop(1)
+                    return
+                self._write(items[: len(items) // 2])
+                self._write(items[len(items) // 2 :])
+                return
+            if self._closing:
+                give_up = give_up or time.monotonic() + CLOSE_SECONDS
+                if time.monotonic() > give_up:
+                    self._drop(len(items))
+                    return
+            time.sleep(RETRY_SECONDS)
+
+    def _rows(self, items: list[_Item]) -> tuple[list[dict[str, Any]], list[UsageRow]]:
+        sums: dict[tuple[str, str, str], UsageRow] = {}
+        for record, memory_mb in items:
+            if record["state"] in FINAL_STATES:
+                _sum_up(sums, usage_of(record, memory_mb))
+        return [to_row(record) for record, _ in items], list(sums.values())
+
+    def _drop(self, count: int) -> None:
+        with self._lock:
+            self.dropped += count
+
+    def _prune_if_due(self) -> None:
+        # A busy function makes an hour's worth of records in minutes: the number decides too.
+        due = self._written_since_prune > max(1000, self._settings.keep_records // 10)
+        if not due and time.monotonic() < self._next_prune:
+            return
+        self._written_since_prune, self._next_prune = 0, time.monotonic() + PRUNE_SECONDS
+        try:
+            if removed := self.prune():
+                _log.info(pairs("old records removed", count=removed))
+        except SQLAlchemyError as error:
+            _log.warning(pairs("removing old records failed", error=str(error).splitlines()[0]))
+
+    def _report_drops(self) -> None:
+        if self.dropped > self._reported_drops:
+            _log.warning(pairs("records dropped", count=self.dropped - self._reported_drops))
+            self._reported_drops = self.dropped
+
+
+def _size(record: Mapping[str, Any]) -> int:
+    """About the bytes it holds: log and result are the only large parts."""
+    result = record.get("result")
+    return 1000 + len(record.get("log") or "") + (len(result) if isinstance(result, bytes | str) else 0)
+
+
+def _sum_up(sums: dict[tuple[str, str, str], UsageRow], more: UsageRow) -> None:
+    key = (more["namespace"], more["function"], more["day"])
+    if (known := sums.get(key)) is None:
+        sums[key] = more
+        return
+    known["calls"] += more["calls"]
+    known["failures"] += more["failures"]
+    known["throttled"] += more["throttled"]
+    known["gb_seconds"] += more["gb_seconds"]
+    known["billed_ms"] += more["billed_ms"]
+
+
+def _askable(*texts: str) -> bool:
+    """Whether a database can be asked for them: no NUL, no half surrogates."""
+    return all(text.isprintable() for text in texts)
