@@ -227,8 +227,9 @@ class Instance:
     # -- the host -----------------------------------------------------------------------------------------------------------
 
     def cgroups(self) -> set[Path]:
-        """Every cgroup that carries this instance's mark, and those below it."""
-        return {*CGROUPS.glob(f"*/hearth-{self.mark}/**/"), *CGROUPS.glob(f"hearth-{self.mark}/**/")}
+        """Every cgroup that carries this instance's mark, and those below it; any of them may go while we look (os.walk bears that)."""
+        tops = [*CGROUPS.glob(f"*/hearth-{self.mark}"), *CGROUPS.glob(f"hearth-{self.mark}")]
+        return {Path(folder) for top in tops for folder, _, _ in os.walk(top)}
 
     def confined(self) -> set[Identity]:
         """Processes in our cgroups: zygotes, and every PID 1, worker and whatever it started."""
