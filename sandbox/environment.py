@@ -66,12 +66,11 @@ def for_function(spec: FunctionSpec, region: str, locale: str) -> dict[str, str]
     }
 
 
-def context(spec: FunctionSpec, request_id: str, region: str) -> dict[str, Any]:
-    """The handler's second argument, as the built-in runtimes pass it."""
+def context(spec: FunctionSpec, region: str) -> dict[str, Any]:
+    """The handler's second argument as the built-in runtimes pass it, but for `request_id`, which each call has of its own."""
     return {
         "memory_limit_in_mb": spec.memory_mb,
         "time_limit_in_ms": int(spec.timeout_seconds * 1000),
-        "request_id": request_id,
         "environment": json.dumps({**spec.environment, "SCF_NAMESPACE": spec.namespace}, separators=(",", ":")),
         "environ": f"SCF_NAMESPACE={spec.namespace}",
         "function_version": spec.version,

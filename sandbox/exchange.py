@@ -1,104 +1,96 @@
-"""One call over a leased worker's socket: load (when cold), event, result, and the log pipe beside it.
+"""A leased worker's two descriptors on the lease holder's loop: frames out, frames in, and the log pipe beside them.
 
-Runs in the lease holder, on its loop. What comes from the socket is hostile input. The two descriptors are the exchange's: it takes
-them off the loop before it closes them, since the sandbox keeps the same open files.
+What comes from the socket is hostile input. The two descriptors are the exchange's: it takes them off the loop before it closes them,
+since the sandbox keeps the same open files. Callbacks instead of coroutines: on the way of a warm call every turn of the loop counts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import time
+from collections.abc import Callable
 from typing import Any
 
-from sandbox.errors import EventInvalid, HandlerError, HandlerNotFound, InvocationFailed, ProtocolError, ReplyTooLarge, UserCodeError
-from sandbox.protocol import GUEST_PROTOCOL, FrameError, FrameReader, FrameTooLarge, encode_frame
+from sandbox.errors import ProtocolError, ReplyTooLarge
+from sandbox.protocol import FrameError, FrameReader, FrameTooLarge
 
-READ_SIZE = 256 * 1024
+#: Most replies are small, and a large buffer for each costs more than a second read of the few large ones.
+FIRST_READ_BYTES = 16 * 1024
+READ_BYTES = 256 * 1024
 #: A function that fills the log pipe (64 KB) stops until somebody reads; it stops no longer than this.
 LOG_AFTER_SECONDS = 0.002
-MAX_MESSAGE = 8 * 1024
-MAX_TRACE = 128 * 1024
-
-#: What a worker may say went wrong, by phase; anything else is not a frame of ours.
-FAILURES: dict[str, dict[str, type[InvocationFailed]]] = {
-    "load_failed": {"handler_not_found": HandlerNotFound, "user_code_error": UserCodeError},
-    "failed": {"handler_error": HandlerError, "event_invalid": EventInvalid, "reply_too_large": ReplyTooLarge},
-}
 
 
 class EndOfSandbox(Exception):
     """End of file on the worker's socket: the process ended, was killed, or closed the descriptor."""
 
 
-class Exchange:
-    """Use once. `close` gives both descriptors back."""
+Frame = tuple[dict[str, Any], bytes]
+#: What comes of asking: a whole frame, or why there will be none (EndOfSandbox, ProtocolError, ReplyTooLarge).
+Answer = Frame | EndOfSandbox | ProtocolError | ReplyTooLarge
 
-    def __init__(self, worker_fd: int, log_fd: int, *, reply_bytes: int, log_bytes: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        # Told, not found out: that would be three system calls.
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=worker_fd)
+
+class Exchange:
+    """One question at a time: `ask`, or `expect` what comes without asking. `close` gives both descriptors back."""
+
+    __slots__ = (
+        "_ended", "_fd", "_log", "_log_dropped", "_log_fd", "_log_limit", "_log_open", "_log_timer", "_log_watched", "_loop", "_pending",
+        "_read_bytes", "_reader", "_waiter",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, worker_fd: int, log_fd: int, *, reply_bytes: int, log_bytes: int) -> None:
+        self._loop = loop
         self._fd = worker_fd
         self._log_fd = log_fd
         self._reader = FrameReader(reply_bytes)
+        self._read_bytes = FIRST_READ_BYTES
         self._log = bytearray()
         self._log_limit = log_bytes
         self._log_dropped = 0
         self._log_open = True
         self._log_watched = False
-        self._pending = memoryview(b"")
-        self._writing = False
-        self._waiter: asyncio.Future[tuple[dict[str, Any], bytes]] | None = None
-        self._ended: Exception | None = None
-        self._loop.add_reader(self._fd, self._readable)
+        self._pending: memoryview | None = None
+        self._waiter: Callable[[Answer], None] | None = None
+        self._ended: EndOfSandbox | ProtocolError | ReplyTooLarge | None = None
+        loop.add_reader(worker_fd, self._readable)
         # Most calls are over before their log would need a reader, and `log` takes what is in the pipe.
-        self._log_timer = self._loop.call_later(LOG_AFTER_SECONDS, self._watch_log)
+        self._log_timer = loop.call_later(LOG_AFTER_SECONDS, self._watch_log)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether every frame so far was whole and asked for: the worker can serve another call."""
+        return self._ended is None
 
     # -- frames ---------------------------------------------------------------------------------------------------------
 
-    async def hello(self) -> None:
-        """The first frame of a worker. Raises ProtocolError, EndOfSandbox."""
-        head, _ = await self._frame()
-        if head.get("op") != "hello" or head.get("protocol") != GUEST_PROTOCOL:
-            raise ProtocolError("the worker did not say hello in our protocol")
+    def ask(self, frame: bytes, answer: Callable[[Answer], None]) -> None:
+        """Send a frame; `answer` is called once, from the loop, unless `close` comes first."""
+        if self._ended is None:
+            self._send(frame)
+        self.expect(answer)
 
-    async def load(self, request: dict[str, Any]) -> None:
-        """Have it load the handler. Raises HandlerNotFound, UserCodeError, ProtocolError, EndOfSandbox."""
-        self._send(encode_frame({"op": "load", **request}))
-        head, _ = await self._frame()
-        if head.get("op") != "loaded":
-            raise _failure(head, "load_failed")
-
-    async def invoke(self, request_id: str, context: dict[str, Any], event: bytes) -> tuple[bytes, float]:
-        """Hand over the event; (return value as JSON text, when its frame was complete in monotonic seconds).
-
-        Raises HandlerError, EventInvalid, ReplyTooLarge, ProtocolError, EndOfSandbox.
-        """
-        self._send(encode_frame({"op": "invoke", "id": request_id, "context": context}, event))
-        head, body = await self._frame()
-        finished = time.monotonic()
-        if head.get("id") != request_id:
-            raise ProtocolError("the reply names another invocation")
-        if head.get("op") != "result":
-            raise _failure(head, "failed")
-        return body, finished
+    def expect(self, answer: Callable[[Answer], None]) -> None:
+        """The same for a frame that comes by itself."""
+        if self._ended is None:
+            self._waiter = answer
+        else:
+            self._loop.call_soon(answer, self._ended)
 
     def _send(self, data: bytes) -> None:
         try:
-            sent = self._sock.send(data, socket.MSG_NOSIGNAL)
+            sent = os.write(self._fd, data)
         except BlockingIOError:
             sent = 0
         except OSError:
             return  # the reading side finds the end of file
         if sent < len(data):
             self._pending = memoryview(data)[sent:]
-            self._writing = True
             self._loop.add_writer(self._fd, self._writable)
 
     def _writable(self) -> None:
+        assert self._pending is not None
         try:
-            sent = self._sock.send(self._pending, socket.MSG_NOSIGNAL)
+            sent = os.write(self._fd, self._pending)
         except BlockingIOError:
             return
         except OSError:
@@ -106,26 +98,17 @@ class Exchange:
         self._pending = self._pending[sent:]
         if not self._pending:
             self._loop.remove_writer(self._fd)
-            self._writing = False
-
-    async def _frame(self) -> tuple[dict[str, Any], bytes]:
-        if self._ended is not None:
-            raise self._ended
-        self._waiter = self._loop.create_future()
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
+            self._pending = None
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(READ_SIZE)
+            data = os.read(self._fd, self._read_bytes)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data = b""
         if not data:
-            self._end(EndOfSandbox())
+            self._end(EndOfSandbox("the sandbox ended"))
             return
         try:
             frame = self._reader.feed(data)
@@ -136,17 +119,19 @@ class Exchange:
             self._end(ProtocolError(str(error)))
             return
         if frame is None:
-            return
-        if self._waiter is None or self._waiter.done():
+            self._read_bytes = READ_BYTES
+        elif self._waiter is None:
             self._end(ProtocolError("a frame nobody asked for"))
-            return
-        self._waiter.set_result(frame)
+        else:
+            answer, self._waiter = self._waiter, None
+            answer(frame)
 
-    def _end(self, error: Exception) -> None:
+    def _end(self, error: EndOfSandbox | ProtocolError | ReplyTooLarge) -> None:
         self._loop.remove_reader(self._fd)
         self._ended = error
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
+        if self._waiter is not None:
+            answer, self._waiter = self._waiter, None
+            answer(error)
 
     # -- log ------------------------------------------------------------------------------------------------------------
 
@@ -189,18 +174,12 @@ class Exchange:
             self._log_watched = False
 
     def close(self) -> None:
-        """Take both descriptors off the loop, then close them."""
+        """Take both descriptors off the loop, then close them. Nobody is answered any more."""
+        self._waiter = None
         if self._ended is None:
             self._loop.remove_reader(self._fd)
-        if self._writing:
+        if self._pending is not None:
             self._loop.remove_writer(self._fd)
         self._unwatch_log()
-        self._sock.close()
+        os.close(self._fd)
         os.close(self._log_fd)
-
-
-def _failure(head: dict[str, Any], op: str) -> InvocationFailed:
-    kind = FAILURES[op].get(str(head.get("code"))) if head.get("op") == op else None
-    if kind is None:
-        return ProtocolError(f"unexpected frame {str(head.get('op'))[:40]!r}")
-    return kind(str(head.get("message"))[:MAX_MESSAGE], stack_trace=str(head.get("trace") or "")[:MAX_TRACE])

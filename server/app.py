@@ -50,7 +50,7 @@ class App(falcon.asgi.App[Request, falcon.asgi.Response]):
     @property
     def busy(self) -> int:
         # A call whose client has left has no request any more.
-        return max(self._requests, len(self.services.calls.tasks.running)) + len(self.services.changes.running)
+        return max(self._requests, len(self.services.calls.running)) + len(self.services.changes.running)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:  # type: ignore[override]
         if scope["type"] != "http":
@@ -82,7 +82,7 @@ class Lifespan:
         services = self._services
         services.stopping.set()
         await services.client.close()  # calls that still run end as Unavailable, and sandboxd kills their sandboxes
-        await services.calls.tasks.wait(LAST_CALLS_SECONDS)
+        await services.calls.wait(LAST_CALLS_SECONDS)
         await services.changes.wait(LAST_CALLS_SECONDS)
         await asyncio.to_thread(services.recorder.close)
         services.uploads.close()

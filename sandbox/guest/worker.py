@@ -5,9 +5,9 @@ started as `python worker.py <fd>`. It owns the control descriptor, and nothing 
 
     host                                        worker
       <- {"op": "hello", "protocol", "python", "pid"}
-      -> {"op": "load", "handler", "environment", "limits", "code_root"}
+      -> {"op": "load", "handler", "environment", "context", "limits", "code_root"}
       <- {"op": "loaded"} | {"op": "load_failed", "code", "message", "trace"}
-      -> {"op": "invoke", "id", "context"} + event            (any number of times)
+      -> {"op": "invoke", "id"[, "context"]} + event          (any number of times; what is in its context wins over load's)
       <- {"op": "result", "id"} + return value | {"op": "failed", "id", "code", "message", "trace"}
 
 It leaves with 0 at end of file, 70 when what came is no frame, 71 when the descriptor is gone, and with the
@@ -482,6 +482,7 @@ class _Worker(object):
 
     def __init__(self):
         self._handler = None
+        self._context = {}
         self._reply_bytes = 6 * 1024 * 1024
         self._pid = _os_getpid()
 
@@ -509,6 +510,7 @@ class _Worker(object):
     def _load(self, head):
         try:
             code_root, environment, handler = _native(head['code_root']), dict(head['environment']), head['handler']
+            self._context = dict(head.get('context') or {})
             self._reply_bytes = int(head['limits']['reply_bytes'])
         except (KeyError, TypeError, ValueError, AttributeError):
             _leave(EXIT_BAD_FRAME)
@@ -536,7 +538,9 @@ class _Worker(object):
             reason = u'it is nested too deeply' if _is_recursion(error) else _cut(str(error), _MAX_MESSAGE_BYTES)
             return _failed(request_id, 'event_invalid', u'event is not JSON: %s' % reason)
         try:
-            return self._call(request_id, event, head.get('context') or {})
+            context = dict(self._context, request_id=request_id)  # a new one for each call: the function may change what it is given
+            context.update(head.get('context') or {})
+            return self._call(request_id, event, context)
         except:  # noqa: E722 - a signal handler of the user raised while the answer was made
             return _failed(request_id, 'handler_error', u'user code exception caught')
 
@@ -656,9 +660,9 @@ def _rehearsal_frames(root):
     yield 'loaded', {
         'op': 'load', 'handler': 'hearth_rehearsal.main_handler', 'code_root': root,
         'environment': {'HEARTH_REHEARSAL': u'\u00e9'}, 'limits': {'reply_bytes': 65536},
+        'context': {'environ': u'HEARTH_REHEARSAL=2', 'function_name': u'rehearsal'},
     }, b''
-    context = {'environ': u'HEARTH_REHEARSAL=2', 'request_id': u'0', 'function_name': u'rehearsal'}
-    invoke = {'op': 'invoke', 'id': '0', 'context': context}
+    invoke = {'op': 'invoke', 'id': '0'}
     yield 'result', invoke, b'{"do": "answer", "of": [1, 2.5, null, true]}'
     yield 'failed', invoke, b'{"do": "raise"}'
     yield 'failed', invoke, b'{"do": "set"}'

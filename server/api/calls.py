@@ -1,6 +1,6 @@
 """One call from a known function to its record, whoever asked for it: no HTTP in here, every front door uses it.
 
-A call belongs to a task of its own that always ends: a client that leaves stops nothing, it only changes the record's status to 499.
+A call is driven by the loop to its own end: a client that leaves stops nothing, it only changes the record's status to 499.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 from sandbox.errors import SandboxError, StaleFunction
@@ -35,14 +36,14 @@ _log = logging.getLogger(__name__)
 class Invoker(Protocol):
     """What of `sandbox.client.Client` a call needs."""
 
-    async def invoke(self, spec: FunctionSpec, event: bytes, *, request_id: str) -> Reply: ...
+    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> None: ...
 
 
 class RecordSink(Protocol):
     def put(self, record: Mapping[str, Any], memory_mb: int = 0) -> None: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """A call and what it came to: afterwards either `reply` is there (it ran) or `refusal` (nothing ran)."""
 
@@ -52,6 +53,8 @@ class Call:
     created_at: float = field(default_factory=time.time)
     reply: Reply | None = None
     refusal: SandboxError | ApiError | None = None
+    stale: int = 0
+    waiter: asyncio.Future[None] | None = None
 
     @property
     def status(self) -> int:
@@ -68,16 +71,79 @@ class Calls:
 
     def __init__(self, client: Invoker, functions: FunctionCache, recorder: RecordSink, metrics: Metrics) -> None:
         self._client, self._functions, self._recorder, self._metrics = client, functions, recorder, metrics
-        self.tasks = Tasks()
+        self._lookups = Tasks()
+        self._drained: asyncio.Future[None] | None = None
+        self.running: set[Call] = set()
 
     async def perform(self, call: Call, event: bytes) -> None:
-        """Run it, whatever becomes of the caller. Who returns from here says `finish`; for a cancelled one it is said here."""
-        task = self.tasks.start(self._run(call, event))
+        """Run it, whatever becomes of the caller. Who returns from here says `finish`; for a cancelled one it is said at its end."""
+        waiter = call.waiter = asyncio.get_running_loop().create_future()
+        self._begin(call, event)
         try:
-            await asyncio.shield(task)
+            await waiter
         except asyncio.CancelledError:
-            task.add_done_callback(lambda _: self.finish(call, gone=True))
+            if not waiter.cancelled():  # it ended in the same moment
+                self.finish(call, gone=True)
             raise
+
+    def _begin(self, call: Call, event: bytes) -> None:
+        self.running.add(call)
+        try:
+            self._client.begin(call.known.spec, event, request_id=call.request_id, ended=partial(self._ended, call, event))
+        except SandboxError as error:
+            self._ended(call, event, error)
+        except Exception as error:
+            self._fail(call, error)
+
+    def _ended(self, call: Call, event: bytes, came: Reply | SandboxError) -> None:
+        if isinstance(came, Reply):
+            call.reply = came
+        elif isinstance(came, StaleFunction) and call.stale < STALE_RETRIES:
+            call.stale += 1
+            self._lookups.start(self._begin_anew(call, event))
+            return
+        else:
+            call.refusal = came
+        self._settle(call)
+
+    async def _begin_anew(self, call: Call, event: bytes) -> None:
+        """Its function has changed under it: look it up again."""
+        function = call.known.function
+        try:
+            self._functions.forget(function.function_id)
+            call.known = await self._functions.find(function.name, call.qualifier)
+        except (SandboxError, ApiError) as error:
+            call.refusal = error
+        except Exception as error:
+            self._fail(call, error)
+            return
+        else:
+            self._begin(call, event)
+            return
+        self._settle(call)
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        """A fault of ours."""
+        _log.error("call %s failed", call.request_id, exc_info=error)
+        call.refusal = ApiError(500, "internal_error", "Internal error", "something went wrong here", "see the server's log", 500)
+        call.refusal.__cause__ = error
+        self._settle(call)
+
+    def _settle(self, call: Call) -> None:
+        self.running.discard(call)
+        assert call.waiter is not None
+        if call.waiter.cancelled():  # the client has left, and its handler with it
+            self.finish(call, gone=True)
+        else:
+            call.waiter.set_result(None)
+        if self._drained is not None and not self.running and not self._drained.done():
+            self._drained.set_result(None)
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Until no call runs any more, at most so long."""
+        self._drained = asyncio.get_running_loop().create_future()
+        if self.running:
+            await asyncio.wait([self._drained], timeout=timeout_seconds)
 
     def finish_soon(self, call: Call, *, gone: bool = False) -> None:
         """`finish` once the reply has been handed to the socket: nobody waits for a function's first figures to be laid out."""
@@ -96,27 +162,6 @@ class Calls:
         )
         record = record_of(call, CLIENT_GONE if gone else status)
         self._recorder.put(record, function.memory)
-
-    async def _run(self, call: Call, event: bytes) -> None:
-        try:
-            await self._invoke(call, event)
-        except (SandboxError, ApiError) as error:
-            call.refusal = error
-        except Exception as error:
-            _log.exception("call %s failed", call.request_id)
-            call.refusal = ApiError(500, "internal_error", "Internal error", "something went wrong here", "see the server's log", 500)
-            call.refusal.__cause__ = error
-
-    async def _invoke(self, call: Call, event: bytes) -> None:
-        for _ in range(STALE_RETRIES):
-            try:
-                call.reply = await self._client.invoke(call.known.spec, event, request_id=call.request_id)
-                return
-            except StaleFunction:
-                function = call.known.function
-                self._functions.forget(function.function_id)
-                call.known = await self._functions.find(function.name, call.qualifier)
-        call.reply = await self._client.invoke(call.known.spec, event, request_id=call.request_id)
 
 
 def new_request_id() -> str:

@@ -361,8 +361,8 @@ def test_making_environments_leaves_the_base_alone() -> None:
 
 
 def test_the_context_has_scf_s_fields_and_units() -> None:
-    context = environment.context(SPEC, "r-9", "ap-local")
-    assert (context["memory_limit_in_mb"], context["time_limit_in_ms"], context["request_id"]) == (256, 2500, "r-9")
+    context = environment.context(SPEC, "ap-local")
+    assert (context["memory_limit_in_mb"], context["time_limit_in_ms"]) == (256, 2500)
     assert (context["function_name"], context["function_version"], context["namespace"]) == ("hello", "7", "default")
     assert json.loads(context["environment"]) == {"OWN": "1", "SCF_NAMESPACE": "default"}
 

@@ -75,13 +75,16 @@ class Guest:
         self.socket.sendall(encode_frame(head, body))
         return self.receive()
 
-    def load(self, handler: str, root: Path | str, *, reply_bytes: int = 6291456, **environment: str) -> dict[str, Any]:
+    def load(
+        self, handler: str, root: Path | str, *, reply_bytes: int = 6291456, context: dict[str, Any] | None = None, **environment: str
+    ) -> dict[str, Any]:
         assert self.receive()[0]["op"] == "hello"
         head = {
             "op": "load",
             "handler": handler,
             "code_root": str(root),
             "environment": environment,
+            "context": context or {},
             "limits": {"reply_bytes": reply_bytes},
         }
         return self.ask(head)[0]
@@ -252,6 +255,16 @@ def test_import_that_forks_answers_once(guest: Guest, tmp_path: Path) -> None:
 
 
 # ---- calls ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_context_of_load_reaches_every_call_anew_with_its_request_id(guest: Guest, tmp_path: Path) -> None:
+    (tmp_path / "index.py").write_text("def main(event, context):\n    before = dict(context)\n    context.clear()\n    return before\n")
+    assert guest.load("index.main", tmp_path, context={"function_name": "f", "environ": "A=1"}) == {"op": "loaded"}
+    for number in ("r-1", "r-2"):
+        _, body = guest.ask({"op": "invoke", "id": number}, b"{}")
+        assert orjson.loads(body) == {"function_name": "f", "environ": "A=1", "request_id": number}
+    _, body = guest.ask({"op": "invoke", "id": "r-3", "context": {"environ": "A=2"}}, b"{}")
+    assert orjson.loads(body) == {"function_name": "f", "environ": "A=2", "request_id": "r-3"}
 
 
 def test_event_and_context_arrive_and_the_value_returns(many: Guest) -> None:
