@@ -9,6 +9,7 @@ only from sandboxd's verdict.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -37,6 +38,7 @@ from sandbox.errors import (
 )
 from sandbox.exchange import Answer, EndOfSandbox, Exchange
 from sandbox.protocol import GUEST_PROTOCOL, encode_frame
+from sandbox.readers import Readers
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec, Reply
 
@@ -96,6 +98,7 @@ class Call:
         "_log",
         "_loop",
         "_outcome",
+        "_readers",
         "_request_id",
         "_settings",
         "_spec",
@@ -105,7 +108,8 @@ class Call:
         self,
         door: Door,
         settings: Settings,
-        loop: Any,
+        loop: asyncio.AbstractEventLoop,
+        readers: Readers,
         *,
         spec: FunctionSpec,
         event: bytes,
@@ -115,6 +119,7 @@ class Call:
         self._door = door
         self._settings = settings
         self._loop = loop
+        self._readers = readers
         self._spec = spec
         self._event = event
         self._request_id = request_id
@@ -143,7 +148,12 @@ class Call:
         settings = self._settings
         worker, log = fds
         self._exchange = Exchange(
-            self._loop, worker, log, reply_bytes=settings.limit_reply_bytes + REPLY_SLACK_BYTES, log_bytes=settings.log_limit_bytes
+            self._loop,
+            self._readers,
+            worker,
+            log,
+            reply_bytes=settings.limit_reply_bytes + REPLY_SLACK_BYTES,
+            log_bytes=settings.log_limit_bytes,
         )
         self._holds = True
         if answer["start"] == "cold":

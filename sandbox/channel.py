@@ -23,9 +23,6 @@ _log = logging.getLogger(__name__)
 
 Handler = Callable[[dict[str, Any], list[int], int], None]
 
-#: Packets handled before the loop gets its turn again.
-BURST = 16
-
 
 class Channel:
     """`on_message(message, fds, pid)` for each packet, `on_close()` once, whoever closed."""
@@ -54,7 +51,7 @@ class Channel:
         raw = orjson.dumps(message)
         if not self._queue:
             try:
-                sockets.send(self.sock, raw, list(fds))
+                sockets.send(self.sock, raw, fds)
                 return
             except BlockingIOError:
                 self._loop.add_writer(self._fd, self._writable)
@@ -78,31 +75,31 @@ class Channel:
         self._on_close()
 
     def _readable(self) -> None:
-        for _ in range(BURST):
-            if self._closed:
-                return
-            try:
-                data, fds, pid = sockets.receive(self.sock)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self._fail(error)
-                return
-            if not data:
-                self._drop(fds)  # an empty packet may carry some, and reads like end of file
-                self.close()
-                return
-            try:
-                message = orjson.loads(data)
-            except orjson.JSONDecodeError as error:
-                self._drop(fds)
-                self._fail(error)
-                return
-            if not isinstance(message, dict):
-                self._drop(fds)
-                self._fail(ValueError("a message is not a JSON object"))
-                return
-            self._on_message(message, fds, pid)
+        """One packet: the loop calls again while there are more, and asking for one that is not there costs as much as that."""
+        if self._closed:
+            return
+        try:
+            data, fds, pid = sockets.receive(self.sock)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        if not data:
+            self._drop(fds)  # an empty packet may carry some, and reads like end of file
+            self.close()
+            return
+        try:
+            message = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            self._drop(fds)
+            self._fail(error)
+            return
+        if not isinstance(message, dict):
+            self._drop(fds)
+            self._fail(ValueError("a message is not a JSON object"))
+            return
+        self._on_message(message, fds, pid)
 
     def _writable(self) -> None:
         while self._queue:

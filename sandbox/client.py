@@ -18,6 +18,7 @@ import orjson
 from sandbox.call import Call
 from sandbox.channel import Channel
 from sandbox.errors import BY_CODE, LaunchError, SandboxError, Unavailable
+from sandbox.readers import Readers
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec, Reply
 
@@ -43,6 +44,7 @@ class Client:
         self._numbers = 0
         self._specs: dict[tuple[str, int], orjson.Fragment] = {}
         self._loop: asyncio.AbstractEventLoop
+        self._readers: Readers
         self._connector: asyncio.Task[None] | None = None
         self._lost: asyncio.Event | None = None
         self.on_change: Callable[[str | None], None] = lambda _: None
@@ -54,9 +56,10 @@ class Client:
     async def start(self) -> None:
         """Connect, and keep connecting in the background; returns after the first try."""
         self._loop = asyncio.get_running_loop()
+        self._readers = Readers(self._loop)
         self._lost = asyncio.Event()
         self._connect()
-        self._connector = asyncio.get_running_loop().create_task(self._keep_connected())
+        self._connector = self._loop.create_task(self._keep_connected())
 
     async def close(self) -> None:
         if self._connector is not None:
@@ -64,13 +67,14 @@ class Client:
             await asyncio.gather(self._connector, return_exceptions=True)
         if self._channel is not None:
             self._channel.close()
+        self._readers.close()
 
     # -- calls ----------------------------------------------------------------------------------------------------------
 
     def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> None:
         """Run one call; `ended` is called once: with the Reply (the function's failure is in it), or with a Refused leaf, LaunchError
         or ImageError when nothing ran. Nobody has to wait for it. Raises Unavailable, then nothing was begun."""
-        call = Call(self, self._settings, self._loop, spec=spec, event=event, request_id=request_id, ended=ended)
+        call = Call(self, self._settings, self._loop, self._readers, spec=spec, event=event, request_id=request_id, ended=ended)
         call.begin({"op": "acquire", "spec": self._encoded(spec)})
 
     async def invoke(self, spec: FunctionSpec, event: bytes, *, request_id: str) -> Reply:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sandbox.errors import ProtocolError, ReplyTooLarge
 from sandbox.protocol import FrameError, FrameReader, FrameTooLarge
+from sandbox.readers import Readers
 
 #: Most replies are small, and a large buffer for each costs more than a second read of the few large ones.
 FIRST_READ_BYTES = 16 * 1024
@@ -35,11 +36,14 @@ class Exchange:
 
     __slots__ = (
         "_ended", "_fd", "_log", "_log_dropped", "_log_fd", "_log_limit", "_log_open", "_log_timer", "_log_watched", "_loop", "_pending",
-        "_read_bytes", "_reader", "_waiter",
+        "_read_bytes", "_reader", "_readers", "_waiter",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, worker_fd: int, log_fd: int, *, reply_bytes: int, log_bytes: int) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, readers: Readers, worker_fd: int, log_fd: int, *, reply_bytes: int, log_bytes: int
+    ) -> None:
         self._loop = loop
+        self._readers = readers
         self._fd = worker_fd
         self._log_fd = log_fd
         self._reader = FrameReader(reply_bytes)
@@ -52,7 +56,7 @@ class Exchange:
         self._pending: memoryview | None = None
         self._waiter: Callable[[Answer], None] | None = None
         self._ended: EndOfSandbox | ProtocolError | ReplyTooLarge | None = None
-        loop.add_reader(worker_fd, self._readable)
+        readers.add(worker_fd, self._readable)
         # Most calls are over before their log would need a reader, and `log` takes what is in the pipe.
         self._log_timer = loop.call_later(LOG_AFTER_SECONDS, self._watch_log)
 
@@ -127,7 +131,7 @@ class Exchange:
             answer(frame)
 
     def _end(self, error: EndOfSandbox | ProtocolError | ReplyTooLarge) -> None:
-        self._loop.remove_reader(self._fd)
+        self._readers.remove(self._fd)
         self._ended = error
         if self._waiter is not None:
             answer, self._waiter = self._waiter, None
@@ -138,10 +142,7 @@ class Exchange:
     def _watch_log(self) -> None:
         if self._log_open:
             self._log_watched = True
-            self._loop.add_reader(self._log_fd, self._log_readable)
-
-    def _log_readable(self) -> None:
-        self._read_log()
+            self._readers.add(self._log_fd, self._read_log)
 
     def _read_log(self) -> bool:
         """One read; whether more may be there."""
@@ -170,14 +171,14 @@ class Exchange:
     def _unwatch_log(self) -> None:
         self._log_timer.cancel()
         if self._log_watched:
-            self._loop.remove_reader(self._log_fd)
+            self._readers.remove(self._log_fd)
             self._log_watched = False
 
     def close(self) -> None:
         """Take both descriptors off the loop, then close them. Nobody is answered any more."""
         self._waiter = None
         if self._ended is None:
-            self._loop.remove_reader(self._fd)
+            self._readers.remove(self._fd)
         if self._pending is not None:
             self._loop.remove_writer(self._fd)
         self._unwatch_log()

@@ -52,6 +52,7 @@ class SandboxPool:
         self.factories: dict[FactoryKey, ZygoteFactory] = {}
         self.prepared: dict[FactoryKey, deque[Sandbox]] = defaultdict(deque)
         self._creating: dict[FactoryKey, int] = defaultdict(int)
+        self._waited_for = 0  # sandboxes being made that a call waits for
         self.idle: dict[tuple[str, int], list[Sandbox]] = {}
         self.busy: set[Sandbox] = set()
         self._generations: dict[str, int] = {}
@@ -103,6 +104,20 @@ class SandboxPool:
         """A specialised sandbox for `spec`. Raises RuntimeNotFound, LaunchError, ImageError, NoCapacity."""
         resolved = self.resolve(spec.runtime)
         self._last_acquire = self._workshop.loop.time()
+        self._waited_for += 1
+        try:
+            sandbox = await self._make(resolved, spec, layers)
+        finally:
+            self._waited_for -= 1
+        sandbox.key = (spec.function_id, spec.generation)
+        sandbox.name, sandbox.version = spec.name, spec.version
+        sandbox.on_end = None
+        sandbox.to(states.LEASED)
+        self.busy.add(sandbox)
+        self.counters["cold"] += 1
+        return sandbox
+
+    async def _make(self, resolved: Resolved, spec: FunctionSpec, layers: int | None) -> Sandbox:
         if spec.needs_exec:
             sandbox = await self._exec.create(resolved, spec, layers)
             self.counters["exec"] += 1
@@ -121,12 +136,6 @@ class SandboxPool:
                     self.counters["launch_failures"] += 1
                     self.destroy(sandbox)
                     raise
-        sandbox.key = (spec.function_id, spec.generation)
-        sandbox.name, sandbox.version = spec.name, spec.version
-        sandbox.on_end = None
-        sandbox.to(states.LEASED)
-        self.busy.add(sandbox)
-        self.counters["cold"] += 1
         return sandbox
 
     def resolve(self, runtime: str) -> Resolved:
@@ -227,7 +236,7 @@ class SandboxPool:
         self._refill_timer = None
         if self.closing:
             return
-        if self._workshop.loop.time() - self._last_acquire < REFILL_DELAY_SECONDS:
+        if self._waited_for or self._workshop.loop.time() - self._last_acquire < REFILL_DELAY_SECONDS:
             self._refill_soon()
             return
         for key, factory in self.factories.items():

@@ -49,28 +49,39 @@ class FrameReader:
         self._buffer = bytearray()
         self._max_body = max_body_bytes
 
-    def feed(self, data: bytes) -> tuple[dict[str, Any], bytes] | None:
-        """Add `data`; return (head, body) once complete, else None. Bytes behind a whole frame are a FrameError."""
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) < HEADER.size:
+    def feed(self, piece: bytes) -> tuple[dict[str, Any], bytes] | None:
+        """Add a piece; return (head, body) once complete, else None. Bytes behind a whole frame are a FrameError."""
+        data: bytes | bytearray = piece
+        if self._buffer:
+            self._buffer += piece
+            data = self._buffer
+        size = len(data)
+        if size < HEADER.size:
+            self._keep(data)
             return None
-        head_size, body_size = HEADER.unpack_from(buffer)
+        head_size, body_size = HEADER.unpack_from(data)
         if head_size > MAX_HEAD_BYTES:
             raise FrameError(f"frame head of {head_size} bytes, limit {MAX_HEAD_BYTES}")
         if body_size > self._max_body:
             raise FrameTooLarge(f"frame body of {body_size} bytes, limit {self._max_body}")
-        end = HEADER.size + head_size + body_size
-        if len(buffer) < end:
+        middle = HEADER.size + head_size
+        end = middle + body_size
+        if size < end:
+            self._keep(data)
             return None
-        if len(buffer) > end:
-            raise FrameError(f"{len(buffer) - end} bytes behind the frame")
+        if size > end:
+            raise FrameError(f"{size - end} bytes behind the frame")
         try:
-            head = orjson.loads(memoryview(buffer)[HEADER.size : HEADER.size + head_size])
+            head = orjson.loads(data[HEADER.size : middle])
         except orjson.JSONDecodeError as error:
             raise FrameError("frame head is not JSON") from error
         if not isinstance(head, dict):
             raise FrameError("frame head is not a JSON object")
-        body = bytes(memoryview(buffer)[HEADER.size + head_size : end])
+        body = bytes(data[middle:end])
         self._buffer = bytearray()
         return head, body
+
+    def _keep(self, data: bytes | bytearray) -> None:
+        """Most frames come in one piece: only the others are copied together."""
+        if data is not self._buffer:
+            self._buffer += data

@@ -200,8 +200,9 @@ class Leases:
         if lease.timer is not None:
             lease.timer.cancel()
         self._governor.unwatch(lease.watch)
-        memory = self._memory(lease)
-        oom = self._oom_killed(lease)
+        peak = 0 if lease.sandbox.state == states.CLOSED else lease.sandbox.slot.cgroup.read_peak(lease.peak_fd)
+        memory = self._memory(lease, peak)
+        oom = self._oom_killed(lease, peak)
         return Ending(lease, outcome, self._verdict(lease, outcome, finished_at, oom=oom), memory, oom)
 
     def kept(self, ending: Ending) -> dict[str, Any] | None:
@@ -218,7 +219,7 @@ class Leases:
         lease = ending.lease
         if ending.verdict == "exited" and not lease.killed:
             await lease.sandbox.exit_told(EXIT_TOLD_SECONDS)
-            if self._oom_killed(lease):
+            if self._oom_killed(lease, lease.sandbox.slot.cgroup.read_peak(lease.peak_fd)):
                 # the killer's count may come a moment after the end of file; once the sandbox is closed, its cgroup is another's
                 ending.verdict = "oom"
         dead = await (lease.closing or self._pool.destroy(lease.sandbox))
@@ -248,12 +249,11 @@ class Leases:
             return "timeout" if lease.phase == "run" else "init_timeout"
         return "ok" if outcome in ("ok", "failed", "load_failed") else outcome
 
-    def _memory(self, lease: Lease) -> int:
-        """Peak of anonymous, kernel and shared memory outside /tmp during the lease, bytes."""
+    def _memory(self, lease: Lease, peak: int) -> int:
+        """Peak of anonymous, kernel and shared memory outside /tmp during the lease, bytes; `peak` is of everything charged."""
         watch, cgroup = lease.watch, lease.sandbox.slot.cgroup
         if lease.sandbox.state == states.CLOSED:
             return watch.own_peak
-        peak = cgroup.read_peak(lease.peak_fd)
         known = lease.sandbox.own_peak_bytes
         own = peak - watch.file_cache - watch.tmp_peak
         if own > known + MEGABYTE and not lease.killed:  # the cached figure for page cache may be old: worth a look
@@ -265,10 +265,10 @@ class Leases:
             own = min(own, watch.own_peak) if watch.own_peak else own
         return max(own, watch.own_peak, 0)
 
-    def _oom_killed(self, lease: Lease) -> bool:
+    def _oom_killed(self, lease: Lease, peak: int) -> bool:
         slot = lease.sandbox.slot
-        if not lease.killed and lease.watch.kernel_limit - slot.cgroup.read_peak(lease.peak_fd) > NEAR_LIMIT_BYTES:
-            return False
+        if peak and not lease.killed and lease.watch.kernel_limit - peak > NEAR_LIMIT_BYTES:
+            return False  # 0: the kernel keeps no peak (v2 before 6.12), then the counter is asked
         if lease.sandbox.state == states.CLOSED:
             return False
         count = slot.cgroup.oom_kills()

@@ -125,7 +125,11 @@ def _cut(text, limit_bytes):
 
 def _flush():
     """Write out what the function printed, whatever it did to its streams."""
-    for stream in _streams + [getattr(sys, 'stdout', None), getattr(sys, 'stderr', None)]:
+    streams = list(_streams)
+    for stream in (getattr(sys, 'stdout', None), getattr(sys, 'stderr', None)):
+        if not any(stream is ours for ours in _streams):  # the function's own, beside ours, which it may have kept
+            streams.append(stream)
+    for stream in streams:
         try:
             stream.flush()
         except:  # noqa: E722 - closed, replaced, or anything else: it is the user's object
@@ -634,14 +638,17 @@ def prepare_streams():
 
 
 def reseed():
-    """Give this process random numbers of its own after a fork, for the generators that are loaded."""
-    for name in ('random', 'numpy.random'):
+    """Give this process random numbers of its own after a fork, for the generators that are loaded and don't see to it themselves."""
+    names = ['numpy.random']
+    if sys.version_info < (3, 7):
+        names.append('random')
+    for name in names:
         module = sys.modules.get(name)
         if module is not None:
             module.seed()
     # OpenSSL before 1.1.1 tells forks apart by pid, and that is the same in every sandbox.
     ssl = sys.modules.get('ssl')
-    if ssl is not None:
+    if ssl is not None and ssl.OPENSSL_VERSION_INFO < (1, 1, 1):
         ssl.RAND_add(os.urandom(32), 32.0)
 
 
@@ -714,12 +721,22 @@ def rehearse(root):
 # ---- serving -------------------------------------------------------------------------------------------------------
 
 
-def _hide():
-    """Take our modules out of the user's sight: a function may well have a worker.py of its own."""
+def find_ours():
+    """Names of the loaded modules that are ours. A zygote looks once: to look at every module is to copy its page after a fork."""
+    names = []
     for name, module in list(sys.modules.items()):
         path = getattr(module, '__dict__', {}).get('__file__')
-        if name == '__main__' or module is _KEPT[0] or (isinstance(path, str) and os.path.dirname(path) == _DIRECTORY):
-            _KEPT.append(sys.modules.pop(name))
+        if module is _KEPT[0] or (isinstance(path, str) and os.path.dirname(path) == _DIRECTORY):
+            names.append(name)
+    return names
+
+
+def _hide(names):
+    """Take our modules out of the user's sight: a function may well have a worker.py of its own."""
+    for name in names + ['__main__']:
+        module = sys.modules.pop(name, None)
+        if module is not None:
+            _KEPT.append(module)
     sys.modules['__main__'] = type(sys)('__main__')
     sys.argv = ['']
 
@@ -730,10 +747,10 @@ def _own(fd):
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
 
 
-def serve(fd):
-    """Answer frames on stream socket `fd` until its end; never returns."""
+def serve(fd, ours=None):
+    """Answer frames on stream socket `fd` until its end; never returns. `ours` is what `find_ours` found, where it was asked before."""
     try:
-        _hide()
+        _hide(find_ours() if ours is None else ours)
         _own(fd)
         link, worker = _Link(fd), _Worker()
         link.send({'op': 'hello', 'protocol': PROTOCOL, 'python': '%d.%d.%d' % sys.version_info[:3], 'pid': os.getpid()})

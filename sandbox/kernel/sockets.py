@@ -9,13 +9,16 @@ import array
 import os
 import socket
 import struct
+from collections.abc import Sequence
 
 from sandbox.protocol import MAX_MESSAGE_BYTES, MAX_MESSAGE_FDS
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_MESSAGE_FDS * 4) + socket.CMSG_SPACE(12)
 _UCRED = struct.Struct("3i")
-# A number: operations on the enumeration cost more than the packet.
+# Numbers: operations on the enumeration cost more than the packet.
 _CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 
 
 class TruncatedMessage(ConnectionError):
@@ -30,17 +33,19 @@ def stream_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
 
 
-def send(sock: socket.socket, data: bytes, fds: list[int] | tuple[int, ...] = ()) -> None:
+def send(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
     """One packet; BlockingIOError when the peer's buffer is full."""
     if fds:
-        sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())], socket.MSG_NOSIGNAL)
+        sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())], _NOSIGNAL)
     else:
-        sock.send(data, socket.MSG_NOSIGNAL)
+        sock.send(data, _NOSIGNAL)
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int], int]:
     """One packet: (data, descriptors, sender's pid or 0). b"" is end of file. The pid needs SO_PASSCRED."""
-    data, ancillary, flags, _ = sock.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY, _CLOEXEC)
+    if not ancillary and not flags & _CUT_OFF:
+        return data, [], 0
     fds: list[int] = []
     pid = 0
     for level, kind, raw in ancillary:

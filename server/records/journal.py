@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Select, bindparam, case, delete, func, insert, select, update
 
+from server.records import bulk
 from server.records.model import LogEntry, UsageRow, from_row, parse_json
 from server.store.engine import next_numbers, writing
 from server.store.tables import INVOCATIONS_COUNTER, invocations, usage
@@ -19,10 +20,8 @@ from server.store.tables import INVOCATIONS_COUNTER, invocations, usage
 TAIL_BYTES: Final = 4096
 #: Rows of one deleting transaction: the write lock is let go between them.
 PRUNE_ROWS: Final = 2000
-_IN_CLAUSE: Final = 500
 
 # Made once: building a statement costs more than running it, and a batch may be of a few records.
-_REPLACED: Final = delete(invocations).where(invocations.c.request_id.in_(bindparam("ids", expanding=True)))
 _ADD_USAGE: Final = (
     update(usage)
     .where(*(usage.c[name] == bindparam(f"more_{name}") for name in ("namespace", "function", "day")))
@@ -40,10 +39,7 @@ class Journal:
         """Store rows (a later one of the same request replaces the earlier) and add to usage, all of it or nothing."""
         with writing(self._engine) as connection:
             first = next_numbers(connection, INVOCATIONS_COUNTER, len(rows))
-            ids = [row["request_id"] for row in rows]
-            for at in range(0, len(ids), _IN_CLAUSE):
-                connection.execute(_REPLACED, {"ids": ids[at : at + _IN_CLAUSE]})
-            connection.execute(insert(invocations), [{**row, "seq": first + at} for at, row in enumerate(rows)])
+            bulk.replace(self._engine, connection, [{**row, "seq": first + at} for at, row in enumerate(rows)])
             for addition in additions:
                 _add_usage(connection, addition)
 

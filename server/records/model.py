@@ -114,7 +114,8 @@ def to_row(record: Mapping[str, Any]) -> dict[str, Any]:
     result = shown["result"] if isinstance(shown.get("result"), bytes) else None
     if result is not None:
         shown["result"] = None
-    shown.update({key: _time(shown.get(key)) for key in TIMES})
+    for key in TIMES:
+        shown[key] = _time(shown.get(key))
     return {
         "request_id": str(shown["request_id"]),
         "namespace": str(shown["namespace"]),

@@ -24,7 +24,7 @@ from sandbox.settings import Settings
 from server.records.journal import Journal
 from server.records.model import FINAL_STATES, LogEntry, UsageRow, from_row, to_row, usage_of
 
-BATCH_SECONDS: Final = 0.05
+BATCH_SECONDS: Final = 0.075
 RETRY_SECONDS: Final = 1.0
 FIRST_PRUNE_SECONDS: Final = 60.0
 PRUNE_SECONDS: Final = 3600.0

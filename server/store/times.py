@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from functools import lru_cache
 
 
 def rfc3339(seconds: float) -> str:
     """`2026-11-23T22:33:00.123Z`."""
     # Rounded once, as a whole number of milliseconds: 59.9996 s must carry into the minute.
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
+    return f"{_second(whole)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=256)  # a busy second is asked for thousands of times
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
 
 
 def epoch(text: str) -> float:
@@ -23,4 +29,4 @@ def epoch(text: str) -> float:
 
 def utc_day(seconds: float) -> str:
     """`2026-11-23`, the day in UTC."""
-    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+    return _second(int(seconds // 1))[:10]

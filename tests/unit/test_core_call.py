@@ -28,6 +28,7 @@ from sandbox.errors import (
     UserCodeError,
 )
 from sandbox.protocol import GUEST_PROTOCOL, HEADER, FrameReader, encode_frame
+from sandbox.readers import Readers
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec, Reply
 
@@ -51,6 +52,7 @@ class Stage:
         self.told: list[dict[str, Any]] = []
         self.released: dict[str, Any] = {}
         self.verdict: dict[str, Any] | SandboxError = {"verdict": "ok", "dead": False, "memory_bytes": 7, "exit_status": None}
+        self.readers = Readers(asyncio.get_running_loop())
         self.ended: asyncio.Future[Reply | SandboxError] = asyncio.get_running_loop().create_future()
 
     def request(self, message: dict[str, Any], answer: Callable[[Any, list[int]], None]) -> None:
@@ -70,7 +72,7 @@ class Stage:
 
     def begin(self, event: bytes = b"{}") -> None:
         loop = asyncio.get_running_loop()
-        call = Call(self, CONF, loop, spec=SPEC, event=event, request_id="r-1", ended=self.ended.set_result)
+        call = Call(self, CONF, loop, self.readers, spec=SPEC, event=event, request_id="r-1", ended=self.ended.set_result)
         call.begin({"op": "acquire"})
 
     async def receive(self) -> tuple[dict[str, Any], bytes]:
@@ -90,6 +92,7 @@ class Stage:
         return came
 
     def close(self) -> None:
+        self.readers.close()
         self.worker.close()
         with contextlib.suppress(OSError):
             os.close(self.log)

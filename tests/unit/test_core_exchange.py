@@ -14,6 +14,7 @@ import pytest
 from sandbox.errors import ProtocolError, ReplyTooLarge
 from sandbox.exchange import EndOfSandbox, Exchange, Frame
 from sandbox.protocol import HEADER, MAX_HEAD_BYTES, FrameReader, encode_frame
+from sandbox.readers import Readers
 
 LIMIT = 10_000
 LOG_LIMIT = 2_000
@@ -27,7 +28,9 @@ class Peer:
         ours.setblocking(False)
         self.sock.setblocking(False)
         log, self.log = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.exchange = Exchange(asyncio.get_running_loop(), ours.detach(), log, reply_bytes=LIMIT, log_bytes=LOG_LIMIT)
+        loop = asyncio.get_running_loop()
+        self.readers = Readers(loop)
+        self.exchange = Exchange(loop, self.readers, ours.detach(), log, reply_bytes=LIMIT, log_bytes=LOG_LIMIT)
         self._frames = FrameReader(1 << 30)
 
     async def ask(self, head: dict[str, Any], body: bytes = b"") -> Frame:
@@ -53,6 +56,10 @@ class Peer:
             frame = self._frames.feed(data)
         return frame
 
+    def close(self) -> None:
+        self.exchange.close()
+        self.readers.close()
+
     def hang_up(self) -> None:
         self.sock.close()
 
@@ -66,7 +73,7 @@ class Peer:
 async def peer() -> AsyncIterator[Peer]:
     peer = Peer()
     yield peer
-    peer.exchange.close()
+    peer.close()
     peer.hang_up()
     peer.close_log()
 
@@ -145,7 +152,7 @@ async def test_the_end_of_the_sandbox_is_seen_at_every_byte_of_a_frame() -> None
             with pytest.raises(EndOfSandbox):
                 await call
         finally:
-            peer.exchange.close()
+            peer.close()
             peer.close_log()
 
 
@@ -235,7 +242,7 @@ async def test_close_leaves_no_descriptor_and_no_reader() -> None:
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    peer.exchange.close()
+    peer.close()
     peer.hang_up()
     peer.close_log()
     assert set(os.listdir("/proc/self/fd")) == before

@@ -533,18 +533,18 @@ sys.path.insert(0, {directory!r})
 import worker
 import difflib, random, ssl
 worker.prepare_streams()
+ours = worker.find_ours()
+before = dict(os.environ), list(sys.path), os.getcwd(), random.getstate()
 if os.fork():
     os._exit(os.wait()[1] >> 8)
-before = dict(os.environ), list(sys.path), os.getcwd(), random.getstate()
 fds = sorted(os.listdir('/proc/self/fd'))
 worker.reseed()
-worker.prepare_streams()
 worker.rehearse({rehearsal!r})
 assert (dict(os.environ), list(sys.path), os.getcwd()) == before[:3]
 assert random.getstate() != before[3]
 assert sorted(os.listdir('/proc/self/fd')) == fds
 assert 'hearth_rehearsal' not in sys.modules
-worker.serve(int(sys.argv[1]))
+worker.serve(int(sys.argv[1]), ours)
 """
 
 
