@@ -98,6 +98,13 @@ def test_an_image_is_built_from_another_interpreter(home: Settings) -> None:
     assert say(root, manifest.runtimes["Python2.7"], "import ssl, json, ctypes; print(json.dumps(1))") == "1"
 
 
+@pytest.mark.parametrize("name", ["libstdc++.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1"])
+def test_what_binary_wheels_expect_of_a_system_is_there(home: Settings, name: str) -> None:
+    image = load_images(home.images_dir)["host"]
+    (interpreter,) = image.runtimes.values()
+    say(image.root, interpreter, f"import ctypes; ctypes.CDLL({name!r})")
+
+
 def test_a_virtual_environment_is_followed_to_its_interpreter() -> None:
     found = describe_python(sys.executable)
     assert os.path.realpath(sys.executable) == found.executable
