@@ -45,11 +45,15 @@ RESOLVE_BENEATH: Final = 0x08
 # <linux/prctl.h>
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
+PR_SET_SECCOMP: Final = 22
 PR_CAPBSET_DROP: Final = 24
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+
+# <linux/seccomp.h>
+SECCOMP_MODE_FILTER: Final = 2
 
 # <linux/capability.h>
 CAP_KILL: Final = 5

@@ -44,6 +44,12 @@ class CapData(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
+class SockFprog(ctypes.Structure):
+    """struct sock_fprog, <linux/filter.h>: a classic BPF program and how many instructions it has."""
+
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
 mount = _libc.mount
 mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 umount2 = _libc.umount2
@@ -61,6 +67,7 @@ syscall.restype = ctypes.c_long
 
 byref = ctypes.byref
 sizeof = ctypes.sizeof
+addressof = ctypes.addressof
 c_long = ctypes.c_long
 c_char_p = ctypes.c_char_p
 c_uint = ctypes.c_uint
