@@ -3,7 +3,7 @@
     ZygoteFactory   forks a prepared sandbox from a zygote; it is given its function later (`specialise`)
     ExecFactory     starts an interpreter anew with the function's own environment, complete from the beginning
 
-`Workshop` holds what both need of the host: slots, network namespaces, the launcher, the code store.
+`Workshop` holds what both need of the host: slots, network namespaces, the launcher, the code store, the system call filters.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Workshop:
     stage: str
     zygote_cgroups: dict[str, int]
     null: int
+    filters: dict[str, str]
 
     def limits(self, memory_mb: int) -> Limits:
         """The kernel's limits for a function of `memory_mb`; CPU goes with memory, 1280 MB is one core (SCF)."""
@@ -201,7 +202,10 @@ class ZygoteFactory:
             self.close()
             fresh = Zygote(self._workshop.loop)
             await fresh.start(
-                self._workshop.launcher, *self._start_request(), preloads=list(self.resolved.image.preloads.get(self.resolved.runtime, ()))
+                self._workshop.launcher,
+                *self._start_request(),
+                preloads=list(self.resolved.image.preloads.get(self.resolved.runtime, ())),
+                filters=self._workshop.filters,
             )
             _log.info("zygote %s/%s is pid %d, python %s", self.resolved.image.name, self.resolved.runtime, fresh.pid, fresh.python)
             self._zygote = fresh
@@ -263,6 +267,7 @@ class ExecFactory:
             "init": plan.to_json(steps),
             "worker": plan.to_json(plan.worker_plan(shape)),
             "drop": plan.to_json(plan.drop_plan(shape)),
+            "filters": self._workshop.filters,
             "argv": [resolved.interpreter, "-s", f"{plan.GUEST_DIR}/worker.py", "3"],
             "environment": environment.for_exec(environment.locale_of(resolved.image.root), spec),
             "directory": plan.CODE_DIR,

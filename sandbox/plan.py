@@ -7,8 +7,10 @@ plan.
     zygote    launcher's child: own mount and net namespaces, pivoted into the image, five capabilities, exec
     init      PID 1 of a sandbox: cgroups first, then its namespaces, /proc, /tmp, /dev/shm
     attach    PID 1 when the function is known: code at /var/user, layers at /opt
-    worker    PID 1's child: ids, limits, no capability
-    drop      PID 1 after attach: the same, and not dumpable
+    worker    PID 1's child: ids, limits, no capability, the worker's system call filter
+    drop      PID 1 after attach: the same with PID 1's filter, and not dumpable
+
+The filters themselves (seccomp.py) come beside the plan; `seccomp` names one.
 
 Order is meaning: what depends on an earlier step says so on its line.
 """
@@ -47,6 +49,8 @@ MASKED_FILES: Final = (
 )
 MASKED_DIRECTORIES: Final = ("acpi", "scsi", "asound", "bus", "fs", "irq", "driver", "tty", "dynamic_debug")
 READ_ONLY_IN_PROC: Final = ("sys",)
+
+SECCOMP_HINT: Final = "the kernel refuses the filter: CONFIG_SECCOMP_FILTER, or net.core.bpf_jit_limit is used up"
 
 _TMPFS = k.MS_NOSUID | k.MS_NODEV
 _RO_BIND = k.MS_BIND | k.MS_REMOUNT | k.MS_RDONLY | k.MS_NOSUID
@@ -165,7 +169,11 @@ def exec_plan(shape: Shape, root: Plan, *, layers: bool) -> Plan:
     """PID 1 of a sandbox that is exec'd, from the host's root directory to the function's code in its place."""
     inside = init_plan(shape)
     split = 2  # cgroups and namespaces first, then the image's root, then the rest of PID 1's plan
-    return [*inside[:split], *root, *inside[split:], *attach_plan(layers=layers, tmp_mb=None), Step("bounding_set", ([],))]
+    last = [
+        Step("bounding_set", ([],)),
+        Step("seccomp", ("base",), SECCOMP_HINT),  # after the last mount and bounding_set; a zygote's forks have it from their zygote
+    ]
+    return [*inside[:split], *root, *inside[split:], *attach_plan(layers=layers, tmp_mb=None), *last]
 
 
 def attach_plan(*, layers: bool, tmp_mb: int | None) -> Plan:
@@ -184,8 +192,9 @@ def drop_plan(shape: Shape) -> Plan:
     return [
         Step("set_ids", (shape.uid, shape.gid)),  # the bounding set is empty already: a zygote's own is, `exec_plan` ends with it
         Step("capabilities", ([],)),
-        Step("no_new_privs", ()),
+        Step("no_new_privs", ()),  # before seccomp, which needs it of a process without capabilities
         Step("dumpable", (False,)),  # after set_ids, which resets it to suid_dumpable
+        Step("seccomp", ("init",), SECCOMP_HINT),  # last: it allows no more than waiting; after no_new_privs
     ]
 
 
@@ -196,6 +205,7 @@ def worker_plan(shape: Shape) -> Plan:
         Step("limit", ("NOFILE", shape.descriptors)),
         Step("set_ids", (shape.uid, shape.gid)),
         Step("capabilities", ([],)),
-        Step("no_new_privs", ()),
+        Step("no_new_privs", ()),  # before seccomp, which needs it of a process without capabilities
         Step("dumpable", (True,)),  # else /proc/self belongs to root and ordinary programs fail there
+        Step("seccomp", ("worker",), SECCOMP_HINT),  # last: it refuses what the steps before it do; after no_new_privs
     ]

@@ -38,14 +38,16 @@ class Zygote:
     def alive(self) -> bool:
         return self._channel is not None and not self._channel.closed
 
-    async def start(self, launcher: LauncherClient, request: dict[str, Any], fds: dict[str, int], preloads: list[str]) -> None:
-        """Have the launcher start it and wait until it has preloaded. Raises LaunchError."""
+    async def start(
+        self, launcher: LauncherClient, request: dict[str, Any], fds: dict[str, int], preloads: list[str], filters: dict[str, str]
+    ) -> None:
+        """Have the launcher start it and wait until it has preloaded and confined itself. Raises LaunchError."""
         ours, theirs = sockets.seqpacket_pair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._channel = Channel(ours, self._loop, self._message, self._ended)
         with theirs:
             launcher.request({"op": "zygote", **request}, {"@channel": theirs.fileno(), **fds})
-        self._channel.send({"op": "start", "preloads": preloads, "rehearsal": CODE_DIR})
+        self._channel.send({"op": "start", "preloads": preloads, "rehearsal": CODE_DIR, "filters": filters})
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 message = await self._answer

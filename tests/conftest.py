@@ -12,6 +12,9 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,15 +41,21 @@ def controllers() -> set[str]:
 
 
 def find_python(version: str) -> str | None:
-    """An interpreter `version` ("2.7", "3.6") in PATH or in a version manager's directory, and None without one."""
-    if found := shutil.which(f"python{version}"):
-        return found
+    """An interpreter `version` ("2.7", "3.6") in a version manager's directory or in PATH, and None without one."""
     found_there = sorted(Path("/root/.pyenv/versions").glob(f"{version}.*/bin/python{version}")) if os.geteuid() == 0 else []
-    return str(found_there[-1]) if found_there else None
+    # the manager's directory first: what it has in PATH is a shim, which may stand for nothing
+    return str(found_there[-1]) if found_there else shutil.which(f"python{version}")
 
 
 def is_mounted_writable(path: Path) -> bool:
     return os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
+
+
+def reaches_pypi() -> bool:
+    """Whether pip gets a package that nothing needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=0", "--timeout=10", "--dest", folder, "six"]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 
 CAPABILITIES: dict[str, Callable[[], bool]] = {
@@ -60,6 +69,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "overlay": lambda: "overlay" in Path("/proc/filesystems").read_text().split(),
     "userns": lambda: Path("/proc/self/ns/user").exists(),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and importlib.util.find_spec("psycopg") is not None,
+    "pypi": reaches_pypi,
     "user": lambda: any(line.startswith("hearth:") for line in Path("/etc/passwd").read_text().splitlines()),
 }
 

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import uvloop
 
-from sandbox import log, settings
+from sandbox import log, seccomp, settings
 from sandbox.cgroup import Driver, detect
 from sandbox.cgroup.governor import Governor
 from sandbox.daemon import recovery
@@ -45,8 +45,9 @@ def capacity_bytes(conf: Settings) -> int:
 class Daemon:
     """Everything sandboxd is made of, constructed once."""
 
-    def __init__(self, conf: Settings) -> None:
+    def __init__(self, conf: Settings, filters: seccomp.Filters) -> None:
         self._conf = conf
+        self._filters = seccomp.to_json(filters)
         self._stop = asyncio.Event()
 
     async def run(self, launcher_fd: int, driver: Driver) -> None:
@@ -74,7 +75,7 @@ class Daemon:
             stage = Path(conf.run) / "stage"
             stage.mkdir(exist_ok=True)
             stack.callback(stage.rmdir)
-            workshop = Workshop(conf, slots, networks, launcher, loop, str(stage), joins, null)
+            workshop = Workshop(conf, slots, networks, launcher, loop, str(stage), joins, null, self._filters)
             pool = SandboxPool(workshop)
             stack.push_async_callback(pool.close)
             gate = Gate(capacity_bytes(conf))
@@ -143,10 +144,11 @@ def main(launcher_fd: int, debug: bool) -> None:
         log.configure("sandboxd", "DEBUG" if debug else conf.log_level)
         process.set_title("hearth-sandboxd")
         machine.raise_own_descriptor_limit()
+        filters = seccomp.compile_filters()  # before anything is made: without them nothing may start
         recovery.lock(conf)  # held by its descriptor until this process ends
         driver = detect(conf.instance, conf.cgroup_root)
         recovery.sweep(conf, driver)
-        uvloop.run(Daemon(conf).run(launcher_fd, driver))
+        uvloop.run(Daemon(conf, filters).run(launcher_fd, driver))
     except SandboxError as error:
         sys.exit(f"sandboxd: {error.message}" + (f" ({error.hint})" if error.hint else ""))
 

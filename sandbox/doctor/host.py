@@ -7,9 +7,12 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
+from sandbox import seccomp
 from sandbox.doctor.model import Check, judged, reason_of
+from sandbox.errors import ConfigError
 from sandbox.kernel import features, survey
 
 KERNEL: Final = "kernel"
@@ -43,15 +46,13 @@ def checks() -> Iterator[Check]:
     yield _tried("code attached read-only", "open_tree, move_mount (5.2)", features.tried(features.detached_mounts), without)
     yield _openat2()
     yield _pidfd()
+    yield _seccomp()
     yield from _of_root()
     yield _python()
 
 
 def later() -> Iterator[Check]:
     """What the design promises and this release does not have, whatever the host offers."""
-    with open("/proc/self/status") as file:
-        has_seccomp = "\nSeccomp:" in file.read()
-    yield _later("system call filter", "seccomp", has_seccomp, "a function may try every system call its lack of privilege allows")
     works = features.tried(features.namespace("user")) == 0
     yield _later("user namespace", "CLONE_NEWUSER", works, "a sandbox's uid is a plain, unprivileged one of the host")
     works = features.tried(features.overlayfs) == 0
@@ -80,6 +81,17 @@ def _pidfd() -> Check:
     reason = reason_of(features.pidfd)
     without = "a signal could hit another process that got the same number"
     return judged(KERNEL, "killing exactly the right process", "pidfd (5.3)", holds=not reason, found=reason or "works", without=without)
+
+
+def _seccomp() -> Check:
+    """Compiled as sandboxd does it, then applied to a child."""
+    name, needs = "system call filter", "seccomp, libseccomp"
+    try:
+        filters = seccomp.compile_filters()
+    except ConfigError as error:
+        return judged(KERNEL, name, needs, holds=False, found=error.message, without=f"sandboxd does not start: {error.hint}")
+    tried = features.tried(partial(features.filtered, (filters["base"], filters["worker"])))
+    return _tried(name, needs, tried, "no sandbox can be made: its worker is not started without a filter")
 
 
 def _of_root() -> Iterator[Check]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sandbox.kernel import constants as k
@@ -21,11 +21,11 @@ class StepFailed(Exception):
         self.index, self.op, self.errno, self.path, self.hint = index, op, errno, path, hint
 
 
-def run(steps: list[list[Any]], fds: dict[str, int]) -> None:
-    """Run the JSON form of a plan; "@name" arguments are looked up in `fds`, to which `clone_tree` adds."""
+def run(steps: list[list[Any]], fds: dict[str, int], filters: Mapping[str, bytes]) -> None:
+    """Run the JSON form of a plan; "@name" arguments are looked up in `fds`, to which `clone_tree` adds, `seccomp`'s in `filters`."""
     for index, (op, args, hint) in enumerate(steps, 1):
         try:
-            OPERATIONS[op](fds, *args)
+            OPERATIONS[op](fds, *([filters[name] for name in args] if op == "seccomp" else args))
         except (OSError, ValueError) as error:  # ValueError: setrlimit(2) refused, as Python's resource module tells it
             raise StepFailed(index, op, getattr(error, "errno", 0) or 0, str(getattr(error, "filename", "") or ""), hint) from error
 
@@ -101,6 +101,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "capabilities": lambda _, keep: process.set_capabilities(frozenset(keep)),
     "set_ids": lambda _, uid, gid: process.set_ids(uid, gid),
     "no_new_privs": lambda _: process.set_no_new_privs(),
+    "seccomp": lambda _, program: process.set_seccomp_filter(program),
     "dumpable": lambda _, dumpable: process.set_dumpable(dumpable=dumpable),
     "die_with_parent": lambda _: process.die_with_parent(),
     "limit": lambda _, name, value: process.set_limit(name, value),

@@ -9,6 +9,7 @@ Failures are reported on the child's own channel as {"op": "error", "stage", "st
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -31,7 +32,7 @@ def start_zygote(request: dict[str, Any], fds: dict[str, int]) -> None:
     channel = _out_of_the_way(fds.pop("@channel"))
     pid_namespace = fds.pop("@pidns")
     try:
-        _run("zygote", request["plan"], fds, channel)
+        _run("zygote", request["plan"], fds, {}, channel)  # its filter comes with its first message, once it has preloaded
         process.reset_signals()
         placed = {0: fds["@null"], 1: fds["@null"], 2: 2, 3: channel.fileno(), 4: pid_namespace}
         _exec(request["argv"], request["environment"], placed, channel)
@@ -46,11 +47,12 @@ def start_sandbox(request: dict[str, Any], fds: dict[str, int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # PID 1 ignores what has no handler; Python's own would let the worker stop us
     control = _out_of_the_way(fds.pop("@control"))
     worker_socket, log, null = fds.pop("@worker"), fds.pop("@log"), fds.pop("@null")
-    _run("init", request["init"], fds, control)
+    filters = {name: base64.b64decode(program) for name, program in request["filters"].items()}
+    _run("init", request["init"], fds, filters, control)
     worker = os.fork()
     if worker == 0:
         try:
-            _run("worker", request["worker"], fds, control)
+            _run("worker", request["worker"], fds, filters, control)
             os.chdir(request["directory"])
             process.reset_signals()
             _exec(request["argv"], request["environment"], {0: null, 1: log, 2: log, 3: worker_socket}, control)
@@ -59,14 +61,14 @@ def start_sandbox(request: dict[str, Any], fds: dict[str, int]) -> None:
         os._exit(EXIT_EXEC_FAILED)
     for fd in (worker_socket, log, null):
         os.close(fd)
-    _run("drop", request["drop"], fds, control)
+    _run("drop", request["drop"], fds, filters, control)
     init.report(control, {"op": "ready"})
     init.reap_until_end(control, worker)
 
 
-def _run(stage: str, plan: list[list[Any]], fds: dict[str, int], channel: socket.socket) -> None:
+def _run(stage: str, plan: list[list[Any]], fds: dict[str, int], filters: dict[str, bytes], channel: socket.socket) -> None:
     try:
-        executor.run(plan, fds)
+        executor.run(plan, fds, filters)
     except executor.StepFailed as failed:
         _fail(channel, stage, f"step {failed.index} {failed.op}", failed.errno, failed.path, failed.hint)
         os._exit(EXIT_STEP_FAILED)

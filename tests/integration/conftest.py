@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.instance import ROOT, Instance
+from tests.integration.instance import ROOT, Instance, leaving_nothing
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +39,5 @@ def start(host_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 @pytest.fixture(scope="module")
 def hearth(start: Callable[..., Instance]) -> Iterator[Instance]:
     """The instance of a module's tests. At the end it must stop in order and leave nothing on the host, whatever they did to it."""
-    instance = start()
-    try:
+    with leaving_nothing(start()) as instance:
         yield instance
-        family = instance.family()
-        instance.stop()
-        instance.assert_nothing_left(family)
-    finally:
-        instance.close()

@@ -21,8 +21,9 @@ import textwrap
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,7 +95,7 @@ def packed(code: str | Mapping[str, str | bytes]) -> str:
     """Source text (as index.py) or files by name, as the base64 of a zip."""
     files: Mapping[str, str | bytes] = {"index.py": code} if isinstance(code, str) else code
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, textwrap.dedent(content) if isinstance(content, str) else content)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -267,6 +268,18 @@ class Instance:
         while left := self.left(family):
             assert time.monotonic() < deadline, left
             time.sleep(0.02)
+
+
+@contextmanager
+def leaving_nothing(instance: Instance) -> Iterator[Instance]:
+    """At the end it must stop in order and leave nothing on the host, whatever was done to it."""
+    try:
+        yield instance
+        family = instance.family()
+        instance.stop()
+        instance.assert_nothing_left(family)
+    finally:
+        instance.close()
 
 
 def identify(pid: int) -> Identity | None:

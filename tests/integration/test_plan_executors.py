@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import plan
+from sandbox import plan, seccomp
 from sandbox.cgroup import Cgroup, Driver, detect
 from sandbox.kernel import constants as k
 from sandbox.kernel import filesystem
@@ -31,10 +31,10 @@ FAILED = 73
 
 pytestmark = pytest.mark.requires("root")
 
-#: Both programs: argv is (directory of our code, JSON of {"steps", "fds"}). They print the state of the process after the plan, or
-#: {"index", "op", "errno", "path", "hint"} of the step that failed.
+#: Both programs: argv is (directory of our code, JSON of {"steps", "fds", "filters"}). They print the state of the process after the plan,
+#: or {"index", "op", "errno", "path", "hint"} of the step that failed.
 STATE = r"""
-import json, os, resource, socket, sys
+import base64, ctypes, json, os, resource, socket, sys
 request = json.loads(sys.argv[2])
 before = dict((name, os.readlink("/proc/self/ns/" + name)) for name in ("mnt", "uts", "ipc", "cgroup", "net", "user"))
 fds = dict((str(name), fd) for name, fd in request["fds"].items())
@@ -54,8 +54,10 @@ def state():
     os.umask(umask)
     limits = dict((name, resource.getrlimit(getattr(resource, "RLIMIT_" + name))) for name in ("CORE", "NOFILE", "NPROC", "AS"))
     changed = sorted(name for name in before if os.readlink("/proc/self/ns/" + name) != before[name])
+    libc = ctypes.CDLL(None, use_errno=True)
+    refused = [libc.unshare(0), ctypes.get_errno(), libc.syscall(ctypes.c_long(435), 0, 0), ctypes.get_errno()]  # clone3
     return {"status": status, "mounts": mounts, "hostname": socket.gethostname(), "umask": umask, "limits": limits, "changed": changed,
-            "cgroups": sorted(line.split(":", 1)[1] for line in lines("/proc/self/cgroup")), "left": sorted(fds)}
+            "cgroups": sorted(line.split(":", 1)[1] for line in lines("/proc/self/cgroup")), "left": sorted(fds), "refused": refused}
 """
 
 HOST_PROGRAM = (
@@ -64,7 +66,7 @@ HOST_PROGRAM = (
 sys.path.insert(0, sys.argv[1])
 from sandbox.launcher import executor
 try:
-    executor.run(request["steps"], fds)
+    executor.run(request["steps"], fds, {name: base64.b64decode(text) for name, text in request["filters"].items()})
 except executor.StepFailed as failed:
     print(json.dumps({"index": failed.index, "op": failed.op, "errno": failed.errno, "path": failed.path, "hint": failed.hint}))
     sys.exit(73)
@@ -78,6 +80,7 @@ GUEST_PROGRAM = (
 sys.path.insert(0, sys.argv[1])
 sys.dont_write_bytecode = True
 import zygote
+zygote.load_filters(request["filters"])
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 child = os.fork()
 if child == 0:
@@ -107,6 +110,9 @@ print(json.dumps(sorted(zygote.OPERATIONS)))
 PYTHON27 = next((str(path) for path in sorted(Path("/root/.pyenv/versions").glob("2.7.*/bin/python"))), "python2.7")
 
 
+FILTERS = seccomp.to_json(seccomp.compile_filters())
+
+
 @dataclass(frozen=True)
 class Side:
     """One of the two executors and the interpreter it runs on."""
@@ -118,7 +124,7 @@ class Side:
 
     def run(self, steps: plan.Plan, fds: dict[str, int]) -> tuple[int, dict[str, Any]]:
         """(exit status, what the program printed)."""
-        request = json.dumps({"steps": plan.to_json(steps), "fds": fds})
+        request = json.dumps({"steps": plan.to_json(steps), "fds": fds, "filters": FILTERS})
         command = [self.python, "-s", "-c", self.program, str(self.path), request]
         done = subprocess.run(command, pass_fds=list(fds.values()), capture_output=True, timeout=30, check=False, cwd="/")
         assert done.stdout, (done.returncode, done.stderr.decode())
@@ -163,8 +169,9 @@ def state_after(side: Side, cgroup: Cgroup, code: Path) -> dict[str, Any]:
         step._replace(args=tuple("/mnt" if arg == plan.CODE_DIR else arg for arg in step.args))
         for step in plan.attach_plan(layers=False, tmp_mb=9)
     ]
-    # a zygote empties its bounding set once for all sandboxes, an exec'd one by its own plan: here it is a step of the test's
-    steps = [*plan.init_plan(own), *attach, plan.Step("bounding_set", ([],))]
+    # a zygote empties its bounding set and installs the base filter once for all sandboxes, an exec'd one by its own plan: here they
+    # are steps of the test's
+    steps = [*plan.init_plan(own), *attach, plan.Step("bounding_set", ([],)), plan.Step("seccomp", ("base",))]
     try:
         status, state = side.run([*steps, *plan.worker_plan(own)], fds)
     finally:
@@ -194,6 +201,8 @@ def test_the_state_is_the_one_the_plan_names(side: Side, cgroup: Cgroup, tmp_pat
     assert (state["hostname"], state["umask"], state["changed"]) == ("sandbox", 0o022, ["cgroup", "ipc", "mnt", "uts"])
     assert state["limits"]["CORE"] == [0, 0]
     assert state["limits"]["NOFILE"] == [333, 333]
+    assert status["Seccomp"] == ["2"]  # SECCOMP_MODE_FILTER
+    assert state["refused"] == [-1, errno.EPERM, -1, errno.ENOSYS]
     assert state["left"] == []  # every descriptor of the plan was used and closed
     joined = [line for line in state["cgroups"] if line.split(":")[0] in ("memory", "pids", "freezer", "cpu", "")]
     assert all(line.endswith(":/") for line in joined if line.split(":")[0]), "not at the root of its cgroup namespace"
@@ -241,6 +250,7 @@ FAILING: list[tuple[list[plan.Step], plan.Step, int, str]] = [
     ([POWERLESS], plan.Step("bounding_set", ([],), "needs CAP_SETPCAP"), errno.EPERM, ""),
     ([POWERLESS], plan.Step("capabilities", ([k.CAP_SYS_ADMIN],), "h"), errno.EPERM, ""),
     ([POWERLESS], plan.Step("set_ids", (UID, UID), "h"), errno.EPERM, ""),
+    ([POWERLESS], plan.Step("seccomp", ("worker",), "needs no_new_privs"), errno.EACCES, ""),
     ([plan.Step("limit", ("NOFILE", 100)), POWERLESS], plan.Step("limit", ("NOFILE", -1), "h"), 0, ""),
 ]
 NEVER_FAIL = {"umask", "no_new_privs", "dumpable"}
@@ -320,9 +330,8 @@ class Bench:
     def request(self, joins: dict[str, int]) -> dict[str, list[plan.Step]]:
         """As factory.ExecFactory builds it."""
         own = shape(joins)
-        inside = plan.init_plan(own)
         root = plan.root_steps(str(self.root), str(self.stage), {"guest/worker.py": "", "rehearsal/hearth_rehearsal.py": ""})
-        init = [*inside[:2], *root, *inside[2:], *plan.attach_plan(layers=False, tmp_mb=None)]
+        init = plan.exec_plan(own, root, layers=False)
         return {"init": init, "worker": plan.worker_plan(own), "drop": plan.drop_plan(own)}
 
     def launch(self, steps: dict[str, list[plan.Step]], joins: dict[str, int]) -> dict[str, Any]:
@@ -332,7 +341,7 @@ class Bench:
         fds = {**joins, "@net": os.open("/proc/self/ns/net", os.O_RDONLY), "@code": filesystem.clone_tree_read_only(directory)}
         fds |= {"@null": os.open("/dev/null", os.O_RDWR), "@worker": theirs.fileno(), "@log": writing}
         request: dict[str, Any] = {name: plan.to_json(part) for name, part in steps.items()}
-        request |= {"op": "exec", "argv": ["/no/interpreter"], "environment": {}, "directory": plan.CODE_DIR}
+        request |= {"op": "exec", "filters": FILTERS, "argv": ["/no/interpreter"], "environment": {}, "directory": plan.CODE_DIR}
         try:
             command = [sys.executable, "-c", LAUNCHER_PROGRAM, str(ROOT), json.dumps(request), json.dumps(fds)]
             done = subprocess.run(command, pass_fds=list(fds.values()), capture_output=True, timeout=60, check=False, cwd="/")

@@ -265,7 +265,7 @@ def test_capabilities_go_after_what_needs_them() -> None:
         assert place(PLANS[name], "set_ids") < place(PLANS[name], "capabilities") < place(PLANS[name], "no_new_privs")
     assert place(ZYGOTE, "bounding_set") < place(ZYGOTE, "capabilities") == len(ZYGOTE) - 1
     shape = plan.Shape(1, 1, 1, 1, 1, 64, ())
-    assert plan.exec_plan(shape, [], layers=False)[-1] == plan.Step("bounding_set", ([],))
+    assert [step.op for step in plan.exec_plan(shape, [], layers=False)][-2:] == ["bounding_set", "seccomp"]
 
 
 def test_nothing_is_left_to_user_code() -> None:
@@ -275,8 +275,15 @@ def test_nothing_is_left_to_user_code() -> None:
 
 
 def test_pid_1_is_closed_to_the_worker_and_the_worker_is_open_to_itself() -> None:
-    assert PLANS["drop"][-1].args == (False,)
-    assert PLANS["worker"][-1].args == (True,)
+    assert PLANS["drop"][place(PLANS["drop"], "dumpable")].args == (False,)
+    assert PLANS["worker"][place(PLANS["worker"], "dumpable")].args == (True,)
+
+
+def test_the_system_call_filter_is_the_last_step_and_each_process_has_its_own() -> None:
+    for name, wanted in (("worker", "worker"), ("drop", "init")):
+        assert PLANS[name][-1].op == "seccomp"
+        assert PLANS[name][-1].args == (wanted,)
+        assert place(PLANS[name], "no_new_privs") < len(PLANS[name]) - 1
 
 
 def test_host_paths_are_used_only_before_the_root_is_changed() -> None:
