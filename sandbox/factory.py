@@ -149,7 +149,12 @@ class ZygoteFactory:
             init = plan.init_plan(sandbox.shape)
             worker = plan.worker_plan(sandbox.shape)
             sandbox.slot.cgroup.set_limits(workshop.limits(memory_mb))
-            request = {**request, "init": plan.to_json(init), "worker": plan.to_json(worker)}
+            request = {
+                **request,
+                "init": plan.to_json(init),
+                "worker": plan.to_json(worker),
+                "map": plan.to_json(plan.map_plan(sandbox.shape)),
+            }
             if "attach" in request:
                 request["drop"] = plan.to_json(plan.drop_plan(sandbox.shape))
             zygote.fork(request, {**sandbox.child_descriptors(), **fds, **given})
@@ -266,6 +271,7 @@ class ExecFactory:
         return {
             "init": plan.to_json(steps),
             "worker": plan.to_json(plan.worker_plan(shape)),
+            "map": plan.to_json(plan.map_plan(shape)),
             "drop": plan.to_json(plan.drop_plan(shape)),
             "filters": self._workshop.filters,
             "argv": [resolved.interpreter, "-s", f"{plan.GUEST_DIR}/worker.py", "3"],

@@ -7,7 +7,8 @@ plan.
     zygote    launcher's child: own mount and net namespaces, pivoted into the image, five capabilities, exec
     init      PID 1 of a sandbox: cgroups first, then its namespaces, /proc, /tmp, /dev/shm
     attach    PID 1 when the function is known: code at /var/user, layers at /opt
-    worker    PID 1's child: ids, limits, no capability, the worker's system call filter
+    worker    PID 1's child: limits, ids, its user namespace, no capability, the worker's system call filter
+    map       PID 1 meanwhile: writes the ids of the worker's user namespace
     drop      PID 1 after attach: the same with PID 1's filter, and not dumpable
 
 The filters themselves (seccomp.py) come beside the plan; `seccomp` names one.
@@ -26,6 +27,12 @@ from sandbox.kernel import constants as k
 GUEST_DIR: Final = "/var/runtime/hearth"
 CODE_DIR: Final = "/var/user"
 LAYERS_DIR: Final = "/opt"
+
+#: Whom a function sees itself as, inside its user namespace: SCF's user `qcloud`.
+USER_ID: Final = 1000
+
+#: The first child of PID 1 is the second process of its namespace, pid_namespaces(7).
+WORKER_PID: Final = 2
 
 #: What a zygote keeps: enough to make sandboxes, nothing to reach the host with.
 ZYGOTE_CAPABILITIES: Final = (k.CAP_SYS_ADMIN, k.CAP_SETUID, k.CAP_SETGID, k.CAP_SETPCAP, k.CAP_KILL)
@@ -199,13 +206,31 @@ def drop_plan(shape: Shape) -> Plan:
 
 
 def worker_plan(shape: Shape) -> Plan:
-    """The worker, forked from PID 1: user code will run with what is left after this."""
+    """The worker, forked from PID 1: user code will run with what is left after this.
+
+    Its user namespace comes last of all namespaces: the mounts belong to one in which it is nobody, and root is not mapped in its own.
+    `map_plan` is PID 1's half of it.
+    """
     return [
         Step("limit", ("CORE", 0)),
         Step("limit", ("NOFILE", shape.descriptors)),
-        Step("set_ids", (shape.uid, shape.gid)),
+        Step("set_ids", (shape.uid, shape.gid)),  # before the user namespace, whose owner it makes us
+        Step("unshare", (k.CLONE_NEWUSER,), "user namespaces are off: sysctl user.max_user_namespaces"),
+        Step("tell", ("@init",)),
+        Step("wait", ("@init",), "PID 1 could not write the maps"),
+        Step("set_ids", (USER_ID, USER_ID)),
+        Step("bounding_set", ([],)),  # a new user namespace comes with every capability
         Step("capabilities", ([],)),
         Step("no_new_privs", ()),  # before seccomp, which needs it of a process without capabilities
         Step("dumpable", (True,)),  # else /proc/self belongs to root and ordinary programs fail there
         Step("seccomp", ("worker",), SECCOMP_HINT),  # last: it refuses what the steps before it do; after no_new_privs
+    ]
+
+
+def map_plan(shape: Shape) -> Plan:
+    """PID 1, between forking the worker and anything else: user_namespaces(7) lets only one outside write more than one's own id."""
+    return [
+        Step("wait", ("@worker",), "the worker ended"),
+        Step("map_ids", (WORKER_PID, USER_ID, shape.uid, shape.gid), "needs CAP_SETUID and CAP_SETGID"),
+        Step("tell", ("@worker",)),
     ]

@@ -62,6 +62,7 @@ class Sandbox:
         self.worker.setblocking(False)  # a property of the open file: it holds for every lease holder
         self.log, self._log_theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self._log_theirs, True)
+        os.fchown(self._log_theirs, slot.uid, slot.uid)  # or the function could not open /dev/stdout and /dev/stderr
 
     # -- creation -----------------------------------------------------------------------------------------------------
 

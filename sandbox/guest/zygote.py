@@ -3,7 +3,7 @@
     python zygote.py          descriptor 3: channel to sandboxd (SOCK_SEQPACKET), 4: the pid namespace we fork back into
 
     sandboxd: {"op": "start", "preloads": [...], "rehearsal": dir, "filters": {...}}   zygote: {"op": "ready", "python": "2.7.5", "skipped": {...}}
-    sandboxd: {"op": "fork", "fds": [...], "init": plan, "worker": plan, "rehearsal": dir[, "attach": plan, "drop": plan]}  (the new PID 1 answers on its own control socket)
+    sandboxd: {"op": "fork", "fds": [...], "init": plan, "worker": plan, "map": plan, "rehearsal": dir[, "attach": plan, "drop": plan]}  (the new PID 1 answers on its own control socket)
 
 PID 1 of a sandbox, forked here, speaks on its control socket:
     to sandboxd    {"op": "ready"}  {"op": "specialised"}  {"op": "error", ...}  {"op": "exited", "status": n}
@@ -226,6 +226,25 @@ def do_seccomp(fds, name):
     check(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(FILTERS[name]), 0, 0))
 
 
+def do_tell(fds, name):
+    os.write(fds[name], b"1")
+
+
+def do_wait(fds, name):
+    if read_retrying(fds[name]) != b"1":
+        raise OSError(errno.EPIPE, os.strerror(errno.EPIPE), "")
+
+
+def do_map_ids(fds, pid, inside, uid, gid):
+    for name, outside in (("uid_map", uid), ("gid_map", gid)):
+        path = "/proc/%d/%s" % (pid, name)
+        fd = os.open(path, os.O_WRONLY)
+        try:
+            os.write(fd, ("%d %d 1" % (inside, outside)).encode("ascii"))
+        finally:
+            os.close(fd)
+
+
 OPERATIONS = {
     "join_cgroups": do_join_cgroups,
     "unshare": lambda fds, flags: check(libc.unshare(flags)),
@@ -243,6 +262,9 @@ OPERATIONS = {
     "no_new_privs": lambda fds: check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
     "dumpable": lambda fds, dumpable: check(libc.prctl(PR_SET_DUMPABLE, int(dumpable), 0, 0, 0)),
     "limit": do_limit,
+    "tell": do_tell,
+    "wait": do_wait,
+    "map_ids": do_map_ids,
     "seccomp": do_seccomp,
 }
 
@@ -288,21 +310,24 @@ def start_sandbox(request, fds):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the zygote ignores it; we must see how the worker ends
     control, worker_socket, log = fds.pop("@control"), fds.pop("@worker"), fds.pop("@log")
     run("init", request["init"], fds, control)
-    ready_read, ready_write = os.pipe()
+    ours, theirs = socket.socketpair()
     pid = fork_plainly()
     if pid == 0:
         become_python_again()
-        start_worker(request, fds, control, worker_socket, log, ready_read, ready_write)
-    for fd in (worker_socket, log, ready_write):
+        ours.close()
+        start_worker(request, fds, control, worker_socket, log, theirs)
+    theirs.close()
+    for fd in (worker_socket, log):
         os.close(fd)
+    run("map", request["map"], {"@worker": ours.fileno()}, control)
     if "attach" in request:  # made for a call that waits: its function came along, and saves a round trip
         run("attach", request["attach"], fds, control)
         run("drop", request["drop"], fds, control)
     elif request["rehearsal"]:
         rehearse_specialising()
-    if read_retrying(ready_read) == b"1":  # rehearsed; nothing means that it died, which the loop below finds
+    if read_retrying(ours.fileno()) == b"1":  # rehearsed; nothing means that it died, which the loop below finds
         send(control, {"op": "ready"})
-    os.close(ready_read)
+    ours.close()
     reap_until_end(control, pid)
 
 
@@ -326,11 +351,10 @@ def read_retrying(fd):
                 raise
 
 
-def start_worker(request, fds, control, worker_socket, log, ready_read, ready_write):
+def start_worker(request, fds, control, worker_socket, log, init):
     """The worker's process: drop to the sandbox's uid, rehearse, then serve. Never returns."""
-    run("worker", request["worker"], fds, control)
+    run("worker", request["worker"], dict(fds, **{"@init": init.fileno()}), control)
     os.close(control)
-    os.close(ready_read)
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(log, 1)
@@ -343,8 +367,8 @@ def start_worker(request, fds, control, worker_socket, log, ready_read, ready_wr
     worker.reseed()
     if request["rehearsal"]:  # a call waits for one made at need: it pays the faults itself, once instead of twice
         worker.rehearse(request["rehearsal"])
-    os.write(ready_write, b"1")
-    os.close(ready_write)
+    os.write(init.fileno(), b"1")
+    init.close()
     worker.serve(CHANNEL, _ours)
     os._exit(0)
 

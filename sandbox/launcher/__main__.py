@@ -6,7 +6,7 @@ sandboxes first.
 
 Requests of sandboxd (SOCK_SEQPACKET, descriptors named by "fds" in the order they come):
     {"op": "zygote", "fds": […], "plan", "argv", "environment"}
-    {"op": "exec", "fds": […], "init", "worker", "drop", "filters", "argv", "environment", "directory"}
+    {"op": "exec", "fds": […], "init", "worker", "map", "drop", "filters", "argv", "environment", "directory"}
 Answers: {"op": "exited", "pid", "status"} for every child; a child that could not even be forked is {"op": "fork_failed", "errno", "tag"}.
 """
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -81,6 +82,20 @@ def _read_only(_: dict[str, int], path: str) -> None:
     filesystem.mount(None, path, None, k.MS_BIND | k.MS_REMOUNT | k.MS_RDONLY | flags)
 
 
+def _wait(fds: dict[str, int], name: str) -> None:
+    if os.read(fds[name], 1) != b"1":
+        raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def _map_ids(_: dict[str, int], pid: int, inside: int, uid: int, gid: int) -> None:
+    for name, outside in (("uid_map", uid), ("gid_map", gid)):
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, f"{inside} {outside} 1".encode())
+        finally:
+            os.close(fd)
+
+
 OPERATIONS: dict[str, Callable[..., None]] = {
     "join_cgroups": _join_cgroups,
     "unshare": lambda _, flags: process.unshare(flags),
@@ -104,5 +119,8 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "seccomp": lambda _, program: process.set_seccomp_filter(program),
     "dumpable": lambda _, dumpable: process.set_dumpable(dumpable=dumpable),
     "die_with_parent": lambda _: process.die_with_parent(),
+    "tell": lambda fds, name: (os.write(fds[name], b"1"), None)[1],
+    "wait": _wait,
+    "map_ids": _map_ids,
     "limit": lambda _, name, value: process.set_limit(name, value),
 }

@@ -49,18 +49,23 @@ def start_sandbox(request: dict[str, Any], fds: dict[str, int]) -> None:
     worker_socket, log, null = fds.pop("@worker"), fds.pop("@log"), fds.pop("@null")
     filters = {name: base64.b64decode(program) for name, program in request["filters"].items()}
     _run("init", request["init"], fds, filters, control)
+    ours, theirs = socket.socketpair()
     worker = os.fork()
     if worker == 0:
         try:
-            _run("worker", request["worker"], fds, filters, control)
+            ours.close()
+            _run("worker", request["worker"], {**fds, "@init": theirs.fileno()}, filters, control)
             os.chdir(request["directory"])
             process.reset_signals()
             _exec(request["argv"], request["environment"], {0: null, 1: log, 2: log, 3: worker_socket}, control)
         except OSError as error:
             _fail(control, "worker", "exec", error.errno or 0, str(error.filename or request["argv"][0]), "")
         os._exit(EXIT_EXEC_FAILED)
+    theirs.close()
     for fd in (worker_socket, log, null):
         os.close(fd)
+    _run("map", request["map"], {"@worker": ours.fileno()}, filters, control)
+    ours.close()
     _run("drop", request["drop"], fds, filters, control)
     init.report(control, {"op": "ready"})
     init.reap_until_end(control, worker)

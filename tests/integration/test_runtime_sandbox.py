@@ -62,11 +62,30 @@ def look(hearth: Instance, probe: str) -> Look:
 # Identity and privileges --------------------------------------------------------------------------------------------------
 
 
-def test_it_has_a_uid_and_a_gid_that_are_not_root_s(look: Look) -> None:
+def test_it_is_the_user_qcloud_and_nobody_else_is_mapped(look: Look) -> None:
     ids = look("result = [status()['Uid'].split(), status()['Gid'].split(), os.getgroups()]")
-    assert len(set(ids[0])) == len(set(ids[1])) == 1
-    assert int(ids[0][0]) > 0 and int(ids[1][0]) > 0
-    assert ids[2] == []
+    assert ids == [["1000"] * 4, ["1000"] * 4, []]
+    who = (
+        "import getpass, pwd\nme = pwd.getpwuid(os.getuid())\nresult = [me.pw_name, me.pw_dir, getpass.getuser(), os.path.expanduser('~')]"
+    )
+    assert look(who) == ["qcloud", "/home/qcloud", "qcloud", "/home/qcloud"]
+    for kind in ("uid", "gid"):
+        (line,) = look(f"result = open('/proc/self/{kind}_map').read().splitlines()")
+        assert line.split()[0] == "1000" and line.split()[2] == "1"
+    assert look("result = [os.stat('/').st_uid, os.stat('/tmp').st_uid]") == [65534, 1000]  # root is nobody here
+
+
+def test_stdout_and_stderr_can_be_opened_by_name(hearth: Instance, probe: str) -> None:
+    code = """
+        for name in ("/dev/stdout", "/dev/stderr", "/proc/self/fd/1"):
+            with open(name, "w") as stream:
+                stream.write("by name\\n")
+        result = subprocess.call("echo from a shell > /dev/stderr", shell=True)
+    """
+    call = hearth.call(probe, {"code": textwrap.dedent(code)}, query="?logType=Tail")
+    assert call.ok() == 0
+    log = base64.b64decode(call.headers["x-scf-log"])
+    assert log.count(b"by name") == 3 and b"from a shell" in log
 
 
 def test_sandboxes_have_uids_of_their_own(hearth: Instance) -> None:
@@ -92,9 +111,8 @@ def test_worker_and_init_have_no_capability_and_can_gain_none(hearth: Instance, 
 @pytest.mark.parametrize(
     "attempt",
     [
-        "os.setuid(0)",
         "os.chroot('/tmp')",
-        "os.chown('/tmp', 0, 0)",
+        "os.setgroups([0])",
         "os.mknod('/tmp/sda', stat.S_IFBLK | 0o600, os.makedev(8, 0))",
         "socket.sethostname('mine')",
         "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
@@ -114,6 +132,11 @@ def test_a_privileged_call_is_refused(look: Look, attempt: str) -> None:
     assert look(try_it) == 1  # EPERM; setrlimit says so by a ValueError
 
 
+@pytest.mark.parametrize("attempt", ["os.setuid(0)", "os.setgid(0)", "os.chown('/tmp', 0, 0)", "os.setresuid(0, 0, 0)"])
+def test_root_does_not_exist(look: Look, attempt: str) -> None:
+    assert look(f"result = denied(lambda: {attempt})") == "EINVAL"
+
+
 @pytest.mark.parametrize("arguments", ["b'none', b'/tmp', b'tmpfs', 0, 0", "None, b'/', None, 32, 0"])
 def test_it_cannot_mount(look: Look, arguments: str) -> None:
     code = f"libc = ctypes.CDLL(None, use_errno=True)\nresult = [libc.mount({arguments}), ctypes.get_errno()]"
@@ -127,7 +150,7 @@ def test_it_is_process_2_of_its_own_pid_namespace_and_sees_no_other(look: Look) 
     assert look("result = [os.getpid(), os.getppid(), sorted(int(p) for p in os.listdir('/proc') if p.isdigit())]") == [2, 1, [1, 2]]
 
 
-@pytest.mark.parametrize("kind", ["pid", "mnt", "net", "ipc", "uts", "cgroup"])
+@pytest.mark.parametrize("kind", ["pid", "mnt", "net", "ipc", "uts", "cgroup", "user"])
 def test_its_namespaces_are_neither_the_host_s_nor_another_sandbox_s(hearth: Instance, probe: str, look: Look, kind: str) -> None:
     code = f"result = os.readlink('/proc/self/ns/{kind}')"
     other = hearth.deploy(PROBE)

@@ -218,6 +218,7 @@ PLANS = {
     "init": plan.init_plan(SHAPE),
     "attach": plan.attach_plan(layers=True, tmp_mb=64),
     "worker": plan.worker_plan(SHAPE),
+    "map": plan.map_plan(SHAPE),
     "drop": plan.drop_plan(SHAPE),
 }
 
@@ -257,12 +258,28 @@ def test_proc_is_mounted_before_it_is_masked() -> None:
 
 def test_ids_change_before_dumpable_is_decided() -> None:
     for name in ("worker", "drop"):
-        assert place(PLANS[name], "set_ids") < place(PLANS[name], "dumpable")
+        assert max(ids(PLANS[name])) < place(PLANS[name], "dumpable")
+
+
+def ids(steps: plan.Plan) -> list[int]:
+    return [index for index, step in enumerate(steps) if step.op == "set_ids"]
+
+
+def test_the_user_namespace_is_entered_last_by_a_uid_of_the_sandbox_s_own_and_empties_what_came_with_it() -> None:
+    steps = PLANS["worker"]
+    outside, inside = ids(steps)
+    entered = place(steps, "unshare", lambda args: args == (k.CLONE_NEWUSER,))
+    assert (steps[outside].args, steps[inside].args) == ((7001, 7001), (plan.USER_ID, plan.USER_ID))
+    assert outside < entered < place(steps, "tell") < place(steps, "wait") < inside < place(steps, "bounding_set")
+    assert place(steps, "bounding_set") < place(steps, "capabilities")
+    assert all(step.op != "mount" for step in steps[entered:])
+    assert [step.op for step in PLANS["map"]] == ["wait", "map_ids", "tell"]
+    assert PLANS["map"][1].args == (plan.WORKER_PID, plan.USER_ID, 7001, 7001)
 
 
 def test_capabilities_go_after_what_needs_them() -> None:
     for name in ("worker", "drop"):
-        assert place(PLANS[name], "set_ids") < place(PLANS[name], "capabilities") < place(PLANS[name], "no_new_privs")
+        assert max(ids(PLANS[name])) < place(PLANS[name], "capabilities") < place(PLANS[name], "no_new_privs")
     assert place(ZYGOTE, "bounding_set") < place(ZYGOTE, "capabilities") == len(ZYGOTE) - 1
     shape = plan.Shape(1, 1, 1, 1, 1, 64, ())
     assert [step.op for step in plan.exec_plan(shape, [], layers=False)][-2:] == ["bounding_set", "seccomp"]
@@ -271,7 +288,7 @@ def test_capabilities_go_after_what_needs_them() -> None:
 def test_nothing_is_left_to_user_code() -> None:
     for name in ("worker", "drop"):
         assert PLANS[name][place(PLANS[name], "capabilities")].args == ([],)
-        assert PLANS[name][place(PLANS[name], "set_ids")].args == (7001, 7001)
+        assert PLANS[name][ids(PLANS[name])[0]].args == (7001, 7001)
 
 
 def test_pid_1_is_closed_to_the_worker_and_the_worker_is_open_to_itself() -> None:
