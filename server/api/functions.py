@@ -135,8 +135,8 @@ class FunctionCode:
         if not isinstance(given, dict):
             raise BadRequest("the body is not a JSON object", hint='{"zip": base64}')
         code, handler = given.get("code"), given.get("handler")
-        if code is None:
-            code = {key: value for key, value in given.items() if key not in ("code", "handler")}
+        if "code" not in given:
+            code = {key: value for key, value in given.items() if key != "handler"}
         elif unknown := sorted(given.keys() - {"code", "handler"}):
             raise BadRequest(f"unknown field {unknown[0]!r}", field=unknown[0], hint="known are code, handler")
         if handler is not None and not isinstance(handler, str):

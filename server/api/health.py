@@ -10,6 +10,7 @@ import falcon.asgi
 from sqlalchemy.exc import SQLAlchemyError
 
 from sandbox.errors import SandboxError
+from sandbox.settings import Settings
 from server.api.metrics import CONTENT_TYPE
 from server.api.openapi import Answer, document, operation
 from server.api.problems import dump
@@ -28,8 +29,6 @@ class Health:
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         resp.data = b'{"status":"ok"}'
 
-    on_head = on_get
-
 
 class Readiness:
     """/readyz"""
@@ -40,7 +39,10 @@ class Readiness:
     @operation(
         "Whether calls can be served: database and runtime answer",
         TAG,
-        {200: Answer("They can", "Health"), 503: Answer("They can't; why stands in `reasons`", "Health")},
+        {
+            200: Answer("They can", "Health"),
+            503: Answer("They can't; why stands in `reasons`", "Health", headers={"Retry-After": "seconds"}),
+        },
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         reasons = await self._reasons()
@@ -48,8 +50,6 @@ class Readiness:
         resp.data = dump({"status": "unavailable", "reasons": reasons} if reasons else {"status": "ok"})
         if reasons:
             resp.set_header("Retry-After", "1")
-
-    on_head = on_get
 
     async def _reasons(self) -> list[str]:
         services, reasons = self._services, []
@@ -86,8 +86,8 @@ class MetricsPage:
 class OpenApi:
     """/openapi.json"""
 
-    def __init__(self, routes: Mapping[str, object]) -> None:
-        self._document = dump(document(routes))
+    def __init__(self, routes: Mapping[str, object], settings: Settings) -> None:
+        self._document = dump(document(routes, settings))
 
     @operation("This interface as an OpenAPI 3.1 document", TAG, {200: Answer("The document", {"type": "object"})})
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:

@@ -16,7 +16,7 @@ from server.errors import BadRequest
 
 TAG: Final = "host"
 _AWAY = problem("The runtime is away", Retry_After="seconds")
-_DAY: Final = {"type": "string", "format": "date"}
+_DAY: Final = {"type": "string", "format": "date", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}
 
 
 class Sandboxes:

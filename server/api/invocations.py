@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
 import falcon.asgi
 
@@ -22,6 +22,7 @@ from server.api.services import Services
 from server.errors import SCF_EVENT_TOO_LARGE, ApiError, BadRequest, PayloadTooLarge, Unsupported, error_body, failure_of, from_runtime
 from server.functions.checks import shown
 from server.functions.model import LATEST
+from server.records.model import State
 
 TAIL_BYTES: Final = 4096
 #: Whether the client is still there is worth a look only when there was time to leave.
@@ -79,9 +80,7 @@ class FunctionInvocations:
             504: Answer("Time limit (SCF 433) or loading limit (SCF 450)", "FunctionError", headers=_CALL_HEADERS),
         },
         parameters=(
-            Parameter(
-                "invokeType", "Also as a header", {"type": "string", "enum": ["RequestResponse", "Event"], "default": "RequestResponse"}
-            ),
+            Parameter("invokeType", "Also as a header", {"type": "string", "enum": ["RequestResponse"], "default": "RequestResponse"}),
             Parameter("logType", "Also as a header", {"type": "string", "enum": ["None", "Tail"], "default": "None"}),
             Parameter("qualifier", "Version or alias", {"type": "string", "default": LATEST}),
         ),
@@ -119,7 +118,7 @@ class FunctionInvocations:
         },
         parameters=(
             Parameter("limit", "How many", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}),
-            Parameter("state", "Only those", {"type": "string"}),
+            Parameter("state", "Only those", {"type": "string", "enum": list(get_args(State))}),
         ),
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -138,7 +137,7 @@ def read_options(req: Request) -> Options:
 
 def _word(req: Request, name: str, words: Iterable[str], default: str) -> str:
     given = _option(req, name)
-    if not given:
+    if given is None:
         return default
     for word in words:
         if given.lower() == word.lower():

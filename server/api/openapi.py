@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, TypeVar
 
+from sandbox.settings import Settings
 from server.api.auth import OPEN_PATHS
-from server.api.schemas import SCHEMAS, reference
+from server.api.schemas import NAME, reference, schemas
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
 JSON: Final = "application/json"
@@ -44,13 +45,16 @@ class Answer:
     schema: str | Mapping[str, Any] | None = None
     media: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: Further media types it may come in, with their schemas.
+    also: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         shown: dict[str, Any] = {"description": self.description}
         if self.headers:
             shown["headers"] = {name: {"description": text, "schema": {"type": "string"}} for name, text in self.headers.items()}
         if self.schema is not None:
-            shown["content"] = {self.media: {"schema": _schema(self.schema)}}
+            media = {self.media: self.schema, **self.also}
+            shown["content"] = {name: {"schema": _schema(schema)} for name, schema in media.items()}
         return shown
 
 
@@ -86,8 +90,20 @@ def operation(
     return describe
 
 
-def document(routes: Mapping[str, object]) -> dict[str, Any]:
-    """The whole document for `routes` (path template → resource)."""
+#: What any request may be answered, by the server before an operation is looked at or when one fails.
+COMMON: Final = {
+    400: problem("Not a valid request of HTTP/1.1, or a parameter or field is wrong; `detail` names it"),
+    408: problem("The request did not arrive whole in time"),
+    414: problem("The request line is too long"),
+    431: problem("The request's headers are too large"),
+    500: problem("A fault of the server's"),
+    503: problem("No room for another connection, or the database is away", Retry_After="seconds"),
+}
+_NAMES_OF_COMMON: Final = {status: f"Common{status}" for status in COMMON}
+
+
+def document(routes: Mapping[str, object], settings: Settings) -> dict[str, Any]:
+    """The whole document for `routes` (path template → resource), with the limits that `settings` has."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -98,7 +114,11 @@ def document(routes: Mapping[str, object]) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
         "paths": {path: _path(path, resource) for path, resource in routes.items()},
-        "components": {"schemas": SCHEMAS, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": schemas(settings),
+            "responses": {_NAMES_OF_COMMON[status]: answer.document() for status, answer in COMMON.items()},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -112,7 +132,7 @@ def _operation(path: str, method: str, responder: Callable[..., Any]) -> dict[st
     if described is None:
         raise TypeError(f"{method} {path} has no description")
     names = re.findall(r"{(\w+)}", path)
-    parameters = [Parameter(name, NAMES[name], place="path") for name in names] + list(described.parameters)
+    parameters = [NAMES[name] for name in names] + list(described.parameters)
     answers = dict(described.answers)
     shown: dict[str, Any] = {
         "summary": described.summary,
@@ -127,10 +147,15 @@ def _operation(path: str, method: str, responder: Callable[..., Any]) -> dict[st
     if described.bodies:
         content = {media: {"schema": _schema(schema)} for media, schema in described.bodies.items()}
         shown["requestBody"] = {"required": described.body_required, "content": content}
-    return shown | {"responses": {str(status): answer.document() for status, answer in sorted(answers.items())}}
+    responses = {status: {"$ref": f"#/components/responses/{name}"} for status, name in _NAMES_OF_COMMON.items()}
+    responses |= {status: answer.document() for status, answer in answers.items()}
+    return shown | {"responses": {str(status): responses[status] for status in sorted(responses)}}
 
 
-NAMES: Final = {"name": "A function's name", "request_id": "A call's id, as X-Scf-Request-Id gave it"}
+NAMES: Final = {
+    "name": Parameter("name", "A function's name", NAME, "path"),
+    "request_id": Parameter("request_id", "A call's id, as X-Scf-Request-Id gave it", place="path"),
+}
 
 
 def _version() -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import date
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import orjson
 
@@ -13,11 +14,14 @@ from server.api.request import Request
 from server.errors import BadRequest, PayloadTooLarge
 from server.functions.checks import shown
 
+FLAGS: Final = ("0", "1", "false", "true")
+#: float() also takes underscores, spaces, words and other scripts' digits.
+_NUMBER = re.compile(r"[0-9.eE+-]{1,40}", re.ASCII)
+
 
 def text(req: Request, name: str) -> str | None:
-    """The parameter's (last) value, None when it is absent or empty."""
-    value = req.get_param(name)
-    return value or None
+    """The parameter's (last) value, None when it is absent. An empty one is a value, and seldom a good one."""
+    return req.get_param(name)
 
 
 def integer(req: Request, name: str, default: int, *, low: int, high: int) -> int:
@@ -35,7 +39,7 @@ def seconds(req: Request, name: str, *, high: float) -> float:
     if value is None:
         return 0.0
     try:
-        given = float(value)
+        given = float(value) if _NUMBER.fullmatch(value) else -1.0
     except ValueError:
         given = -1.0
     if not 0 <= given <= high:  # refuses NaN too
@@ -44,7 +48,7 @@ def seconds(req: Request, name: str, *, high: float) -> float:
 
 
 def flag(req: Request, name: str) -> bool:
-    return choice(req, name, ("0", "1", "false", "true")) in ("1", "true")
+    return choice(req, name, FLAGS) in ("1", "true")
 
 
 def choice(req: Request, name: str, values: Iterable[str]) -> str | None:

@@ -12,7 +12,7 @@ import falcon.asgi
 from falcon.asgi import SSEvent
 
 from server.api.openapi import Answer, Parameter, operation, problem
-from server.api.parameters import choice, flag, integer, seconds, text
+from server.api.parameters import FLAGS, choice, flag, integer, seconds, text
 from server.api.problems import dump
 from server.api.request import Request
 from server.api.schemas import listing
@@ -22,6 +22,8 @@ from server.records.model import FINAL_STATES, LogEntry, State
 
 #: Records are written behind the reply, by any of several processes, within 100 ms.
 PATIENCE_SECONDS: Final = 0.3
+#: Whoever asks for an id that nobody knows need not wait long: only a call that has ended gets its record this late.
+UNKNOWN_SECONDS: Final = 1.0
 ASK_AGAIN_SECONDS: Final = 0.03
 LONGEST_WAIT_SECONDS: Final = 60.0
 MAX_ROWS: Final = 1000
@@ -50,11 +52,12 @@ class Invocation:
 
     async def _find(self, request_id: str, wait_seconds: float) -> dict[str, Any] | None:
         services = self._services
-        deadline = time.monotonic() + max(wait_seconds, PATIENCE_SECONDS)
+        began = time.monotonic()
         while True:
             record = await services.lookups.run(services.recorder.get, request_id)
+            patience = wait_seconds if record else min(max(wait_seconds, PATIENCE_SECONDS), UNKNOWN_SECONDS)
             found = record is not None and (not wait_seconds or record["state"] in FINAL_STATES)
-            if found or time.monotonic() >= deadline or services.stopping.is_set():
+            if found or time.monotonic() - began >= patience or services.stopping.is_set():
                 return record
             await asyncio.sleep(ASK_AGAIN_SECONDS)
 
@@ -69,23 +72,36 @@ class FunctionLogs:
         "What a function's calls wrote",
         "invocations",
         {
-            200: Answer("Oldest first; with follow=1 a stream of server-sent events, one LogEntry each", listing("logs", "LogEntry")),
+            200: Answer(
+                "Oldest first; with follow=1 a stream of server-sent events, one LogEntry each",
+                listing("logs", "LogEntry"),
+                also={"text/event-stream": {"description": "Events: `id` is a cursor, `data` a LogEntry as JSON"}},
+            ),
             400: problem("A parameter is wrong"),
             404: problem("No such function"),
         },
         parameters=(
-            Parameter("follow", "1: stay and send what comes, as server-sent events", {"type": "string", "enum": ["0", "1"]}),
+            Parameter("follow", "1: stay and send what comes, as server-sent events", {"type": "string", "enum": list(FLAGS)}),
             Parameter(
                 "limit", "The newest so many (100; following begins with none)", {"type": "integer", "minimum": 1, "maximum": MAX_ROWS}
             ),
-            Parameter("after", "Only those behind this cursor", {"type": "integer", "minimum": 0}),
-            Parameter("Last-Event-ID", "As `after`, from a client that comes back", {"type": "string"}, place="header"),
+            Parameter("after", "Only those behind this cursor", {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}),
+            Parameter(
+                "Last-Event-ID",
+                "As `after`, from a client that comes back",
+                {"type": "string", "pattern": "^[0-9]{1,18}$"},
+                place="header",
+            ),
         ),
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
         following = flag(req, "follow")
         limit = integer(req, "limit", 0, low=1, high=MAX_ROWS)
         after = _cursor(req)
+        if following and req.method == "HEAD":
+            await self._check_exists(name)
+            resp.content_type, resp.stream = "text/event-stream", _nothing()  # or Falcon would say Content-Length: 0
+            return
         if following:
             await self._check_exists(name)
             first, cursor = await self._beginning(name, after, limit)
@@ -130,12 +146,22 @@ class FunctionLogs:
             entries = await self._entries(name, cursor, MAX_ROWS)
 
 
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
 def _cursor(req: Request) -> int | None:
-    value = text(req, "after") or req.get_header("Last-Event-ID")
-    if not value:
+    """Where to go on from. A client that comes back repeats its `after`: its Last-Event-ID is the newer one."""
+    asked = _as_cursor("after", text(req, "after"))
+    last = _as_cursor("Last-Event-ID", req.get_header("Last-Event-ID"))
+    return asked if last is None else last
+
+
+def _as_cursor(name: str, value: str | None) -> int | None:
+    if value is None:
         return None
     if not (value.isascii() and value.isdecimal() and len(value) <= 18):
-        raise BadRequest(f"after: {value[:80]!a} is not a cursor", field="after")
+        raise BadRequest(f"{name}: {value[:80]!a} is not a cursor", field=name)
     return int(value)
 
 

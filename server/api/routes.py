@@ -26,5 +26,10 @@ def routes(services: Services) -> dict[str, object]:
         "/metrics": MetricsPage(services),
     }
     # The document describes itself too, so the table is read only once it is whole.
-    described = dict(table) | {"/openapi.json": OpenApi({})}
-    return table | {"/openapi.json": OpenApi(described)}
+    described = dict(table) | {"/openapi.json": OpenApi({}, services.settings)}
+    table |= {"/openapi.json": OpenApi(described, services.settings)}
+    for resource in table.values():
+        if responder := getattr(resource, "on_get", None):
+            # RFC 9110 section 9.1: every server takes GET and HEAD. The answer is the same, Falcon leaves its body out.
+            resource.on_head = responder  # type: ignore[attr-defined]
+    return table

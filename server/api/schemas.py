@@ -1,9 +1,12 @@
-"""The shapes of the REST interface, for the OpenAPI document (JSON Schema 2020-12)."""
+"""The shapes of the REST interface, for the OpenAPI document (JSON Schema 2020-12), with the limits that hold here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+
+from sandbox.settings import Settings
+from server.functions.checks import MAX_DESCRIPTION, MAX_INIT_TIMEOUT_SECONDS, MEMORY_STEP_MB, RESERVED_PREFIXES, SMALLEST_MEMORY_MB
 
 Schema = dict[str, Any]
 
@@ -12,7 +15,13 @@ INTEGER: Final[Schema] = {"type": "integer"}
 NUMBER: Final[Schema] = {"type": "number"}
 TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 ANYTHING: Final[Schema] = {}
-BASE64: Final[Schema] = {"type": "string", "contentEncoding": "base64"}
+BASE64: Final[Schema] = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+}
+TEXT: Final[Schema] = {"type": "string", "pattern": "^[^\\u0000]*$"}
+NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]$"}
 
 
 def reference(name: str) -> Schema:
@@ -25,49 +34,99 @@ def listing(key: str, name: str) -> Schema:
 
 
 def nullable(schema: Schema) -> Schema:
-    return {**schema, "type": [schema["type"], "null"]}
+    kinds: Schema = {**schema, "type": [schema["type"], "null"]}
+    if "anyOf" in schema:
+        kinds["anyOf"] = [*schema["anyOf"], {"type": "null"}]
+    if "enum" in schema:
+        kinds["enum"] = [*schema["enum"], None]
+    return kinds
 
 
 def _object(properties: Mapping[str, Schema], required: list[str] | None = None) -> Schema:
     return {"type": "object", "properties": dict(properties), **({"required": required} if required else {})}
 
 
+def _between(low: int, high: int, description: str) -> Schema:
+    return {**INTEGER, "minimum": low, "maximum": high, "description": description}
+
+
+def configuration(settings: Settings) -> dict[str, Schema]:
+    """A function's fields as requests give them. What cannot be said here: the environment's size, that the handler's file is there."""
+    return {
+        "runtime": {
+            **STRING,
+            "pattern": "^[Pp][Yy][Tt][Hh][Oo][Nn][23](\\.[0-9]{1,2})?$",
+            "description": "Python2.7, Python3.6 … or python3: the default image's",
+            "examples": ["python3"],
+        },
+        "handler": {
+            **STRING,
+            "pattern": "^[A-Za-z0-9_./-]{1,128}\\.[A-Za-z_][A-Za-z0-9_]{0,127}$",
+            "description": "file.function",
+            "examples": ["index.main_handler"],
+        },
+        "memory": {
+            **_between(SMALLEST_MEMORY_MB, settings.limit_memory_mb, f"MB: {SMALLEST_MEMORY_MB}, or steps of {MEMORY_STEP_MB}"),
+            "anyOf": [{"const": SMALLEST_MEMORY_MB}, {"multipleOf": MEMORY_STEP_MB}],
+        },
+        "timeout": _between(1, settings.limit_timeout_seconds, "seconds a call may run"),
+        "init_timeout": _between(3, MAX_INIT_TIMEOUT_SECONDS, "seconds the code may take to load"),
+        "concurrency": _between(1, settings.limit_concurrency, "calls at once; one more is refused with 429"),
+        "tmp": _between(1, settings.limit_tmp_mb, "MB of /tmp"),
+        "environment": {
+            "type": "object",
+            "description": f"names and values together at most {settings.limit_environment_bytes} bytes",
+            "propertyNames": {"pattern": f"^(?!{'|'.join(RESERVED_PREFIXES)})[a-zA-Z][a-zA-Z0-9_]*$"},
+            "additionalProperties": TEXT,
+        },
+        "network": {"type": "string", "enum": ["none", "nat"]},
+        "layers": {"type": "array", "items": STRING, "maxItems": 0},
+        "description": {**TEXT, "maxLength": MAX_DESCRIPTION},
+    }
+
+
+def schemas(settings: Settings) -> dict[str, Schema]:
+    """All shapes by name."""
+    fields = configuration(settings)
+    optional = {name: nullable(schema) for name, schema in fields.items() if name not in ("runtime", "handler")}
+    code = {**_object({"zip": {**BASE64, "description": "a zip file"}}, ["zip"]), "additionalProperties": False}
+    triggers = nullable({"type": "array", "maxItems": 0})
+    creation = {"name": NAME, **fields, **optional, "code": reference("Code"), "triggers": triggers}
+    handler = nullable(fields["handler"])
+    return {
+        "Code": code,
+        "CodeUpdate": {
+            "description": "The zip, or the object of a creation; handler changes with it where it is given",
+            "anyOf": [
+                {**_object({"zip": BASE64, "handler": handler}, ["zip"]), "additionalProperties": False},
+                {**_object({"code": reference("Code"), "handler": handler}, ["code"]), "additionalProperties": False},
+            ],
+        },
+        "FunctionCreation": {**_object(creation, ["name", "runtime", "handler", "code"]), "additionalProperties": False},
+        "FunctionChange": {**_object(fields), "additionalProperties": False},
+        **ANSWERS,
+    }
+
+
+#: As answers give it: what was true when the function was made, whatever the limits are now.
 _CONFIGURATION: Final[dict[str, Schema]] = {
-    "runtime": {**STRING, "description": "Python2.7, Python3.6 … or python3: the default image's", "examples": ["python3"]},
-    "handler": {**STRING, "description": "file.function", "examples": ["index.main_handler"]},
-    "memory": {**INTEGER, "description": "MB: 64, or 128 and more in steps of 128"},
-    "timeout": {**INTEGER, "description": "seconds a call may run"},
-    "init_timeout": {**INTEGER, "description": "seconds the code may take to load"},
-    "concurrency": {**INTEGER, "description": "calls at once; one more is refused with 429"},
-    "tmp": {**INTEGER, "description": "MB of /tmp"},
+    "runtime": STRING,
+    "handler": STRING,
+    "memory": {**INTEGER, "description": "MB"},
+    "timeout": {**INTEGER, "description": "seconds"},
+    "init_timeout": {**INTEGER, "description": "seconds"},
+    "concurrency": INTEGER,
+    "tmp": {**INTEGER, "description": "MB"},
     "environment": {"type": "object", "additionalProperties": STRING},
     "network": {"type": "string", "enum": ["none", "nat"]},
     "layers": {"type": "array", "items": STRING},
     "description": STRING,
 }
-_CODE: Final = _object({"zip": {**BASE64, "description": "a zip file"}}, ["zip"])
-_NAME: Final[Schema] = {**STRING, "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]$"}
 
-SCHEMAS: Final[dict[str, Schema]] = {
-    "Code": _CODE,
-    "CodeUpdate": {
-        "description": "The zip, or the object of a creation; handler changes with it where it is given",
-        "anyOf": [
-            _object({"zip": BASE64, "handler": STRING}, ["zip"]),
-            _object({"code": reference("Code"), "handler": STRING}, ["code"]),
-        ],
-    },
-    "FunctionCreation": {
-        **_object(
-            {"name": _NAME, **_CONFIGURATION, "code": reference("Code"), "triggers": {"type": "array", "maxItems": 0}},
-            ["name", "runtime", "handler", "code"],
-        ),
-        "additionalProperties": False,
-    },
-    "FunctionChange": {**_object(_CONFIGURATION), "additionalProperties": False},
+ANSWERS: Final[dict[str, Schema]] = {
     "Function": _object(
         {
-            "name": _NAME,
+            "name": NAME,
             "namespace": STRING,
             **_CONFIGURATION,
             "version": STRING,

@@ -231,6 +231,8 @@ def _variable(key: Any) -> str:
 
 
 def _integer(field: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of numbers: 128.0 is 128
     # bool is a subclass of int: {"memory": true} is a mistake, not one megabyte.
     if not isinstance(value, int) or isinstance(value, bool):
         raise BadRequest(f"{field}: {shown(value)} is not a whole number", field=field, hint=f"{low} to {high}")

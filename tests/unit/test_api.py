@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from falcon import testing
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from sandbox import errors
 from sandbox.errors import InvocationFailed, Refused, SandboxError
@@ -878,12 +879,13 @@ async def test_the_openapi_document_has_every_path_with_its_parameters_and_answe
         ("/metrics", "get"),
         ("/openapi.json", "get"),
     }
+    OpenAPIV31SpecValidator(document).validate()
     schemas = document["components"]["schemas"]
     assert set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document))) <= set(schemas)
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     call = document["paths"]["/v1/functions/{name}/invocations"]["post"]
-    assert set(call["responses"]) == {"200", "400", "401", "404", "413", "429", "500", "502", "503", "504"}
+    assert set(call["responses"]) == {"200", "400", "401", "404", "408", "413", "414", "429", "431", "500", "502", "503", "504"}
     assert {parameter["name"] for parameter in call["parameters"]} == {"name", "invokeType", "logType", "qualifier"}
 
 

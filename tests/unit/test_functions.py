@@ -146,7 +146,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("memory", 3200, "3200 is out of range"),
     ("memory", "128", "not a whole number"),
     ("memory", True, "not a whole number"),
-    ("memory", 128.0, "not a whole number"),
+    ("memory", 128.5, "not a whole number"),
     ("memory", 10**30, "out of range"),
     ("timeout", 0, "out of range"),
     ("timeout", 301, "301"),
