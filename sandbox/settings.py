@@ -31,6 +31,11 @@ class Settings:
     listen: str = _setting("127.0.0.1:9000", "address and port of the API")
     user: str = _setting("hearth", "system user of the API; it has no privilege")
     workers: int = _setting(2, "HTTP worker processes", low=1, high=64)
+    http_connections: int = _setting(0, "open connections of one HTTP worker; 0: as many as it has descriptors for", low=0)
+    http_idle_seconds: int = _setting(75, "a connection that asks for nothing is closed after this time", low=1)
+    http_stall_seconds: float = _setting(
+        60.0, "a body that stops coming, a reply that nobody reads is given up after this time", low=0.1, high=60
+    )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
     database_url: str = _setting("", "SQLAlchemy URL; empty: SQLite in the state directory")
     region: str = _setting("local", "region shown to functions and clients")

@@ -31,6 +31,8 @@ LOOKUP_THREADS: Final = 8
 #: Unpacking is mostly CPU: more at once only hurt the calls.
 UPLOAD_THREADS: Final = 2
 LAST_CALLS_SECONDS: Final = 3.0
+#: What Falcon waits for before it looks at a request.
+NOTHING_YET: Final = {"type": "http.request", "body": b"", "more_body": True}
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -58,9 +60,28 @@ class App(falcon.asgi.App[Request, falcon.asgi.Response]):
             return
         self._requests += 1
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, Deferred(receive), send)
         finally:
             self._requests -= 1
+
+
+class Deferred:
+    """A request's `receive` that asks for nothing of the body until a resource does.
+
+    Falcon takes one event before anything else; taken from the client it would be the body's first bytes, waited for or even asked for
+    (100 Continue) before the credential has been looked at.
+    """
+
+    __slots__ = ("_first", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._first = receive, True
+
+    async def __call__(self) -> Any:
+        if self._first:
+            self._first = False
+            return NOTHING_YET
+        return await self._receive()
 
 
 class Lifespan:

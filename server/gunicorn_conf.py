@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
 from typing import Any
 
@@ -34,10 +35,10 @@ preload_app = False
 asgi_loop = "uvloop"
 asgi_lifespan = "on"
 
-# Not how long a call may take: how long a worker's loop may stand still, and how long a body may pause.
+# Not how long a call may take: how long a worker's loop may stand still.
 timeout = 60
 graceful_timeout = int(os.environ.get("HEARTH_STOP_GRACE", _LONGEST_CALL_SECONDS))
-keepalive = 75
+keepalive = _settings.http_idle_seconds
 
 limit_request_line = 8190
 limit_request_fields = 100
@@ -51,6 +52,11 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def on_starting(_arbiter: Any) -> None:
-    """The counts of a former life go: its processes' files would be added to ours for ever."""
+    """As many descriptors as we may have: the usual 1024 are no limit, they are for programs that call select(2).
+
+    The counts of a former life go: its processes' files would be added to ours for ever.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     shutil.rmtree(_metrics, ignore_errors=True)
     _metrics.mkdir(parents=True, exist_ok=True)

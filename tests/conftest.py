@@ -11,6 +11,7 @@ import gc
 import importlib.util
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "userns": lambda: Path("/proc/self/ns/user").exists(),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and importlib.util.find_spec("psycopg") is not None,
     "pypi": reaches_pypi,
+    "descriptors": lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 16_000,
     "user": lambda: any(line.startswith("hearth:") for line in Path("/etc/passwd").read_text().splitlines()),
 }
 

@@ -53,6 +53,8 @@ async def answer(req: Request, resp: falcon.asgi.Response, error: ApiError, para
         resp.set_header("X-Scf-Status", str(error.scf_status or error.status))
     if error.retry_after is not None:
         resp.set_header("Retry-After", str(error.retry_after))
+    if req.body_left:
+        resp.set_header("Connection", "close")  # as the server then does
     if isinstance(error, Unauthorized):
         resp.set_header("WWW-Authenticate", 'Bearer realm="hearth"')
 

@@ -30,37 +30,46 @@ class Request(falcon.asgi.Request):
     def __init__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], first_event: Any = None, options: Any = None) -> None:
         super().__init__(scope, receive, first_event=first_event, options=options)
         self._source = receive
-        self._first: Event | None = first_event
-        self._at_end = first_event is None or not first_event.get("more_body")
+        self._at_end = self._begun = False
         self._drain_left = DRAIN_BYTES
         #: Set by the resource that gives the request an id; problem documents repeat it.
         self.request_id = ""
 
     async def body(self, limit_bytes: int) -> bytes | None:
-        """The whole body; None when it is longer than that, and then it has been drained. Raises ClientGone."""
-        first, self._first = self._first, None
-        data: bytes = first.get("body", b"") if first else b""
-        if self._at_end:
-            return data if len(data) <= limit_bytes else None
+        """The whole body; None when it is longer than that, and then it has been drained as far as it goes. Raises ClientGone.
+
+        Called once.
+        """
         declared = self.content_length
-        parts, size = [data], len(data)
-        while size <= limit_bytes and (declared is None or declared <= limit_bytes):
-            if self._at_end:
-                return b"".join(parts)
-            parts.append(await self._next())
-            size += len(parts[-1])
-        parts.clear()
+        if declared is None or declared <= limit_bytes:
+            data = await self._next()
+            if self._at_end and len(data) <= limit_bytes:
+                return data
+            # Not a list of parts: there may be millions of them, of a byte each.
+            whole = bytearray(data)
+            while not self._at_end and len(whole) <= limit_bytes:
+                whole += await self._next()
+            if len(whole) <= limit_bytes:
+                return bytes(whole)
         await self.drain()
         return None
 
     async def drain(self) -> None:
-        """Read and forget what is left of the body, within bounds. Called before every refusal."""
-        if self._at_end:
+        """Read and forget what is left of the body, within bounds. Called before every refusal.
+
+        Nothing is read of a body that is larger, nor of one that waits for a 100 (RFC 9110 section 10.1.1): reading would ask for it.
+        """
+        if self._at_end or (self.content_length or 0) > DRAIN_BYTES or self._is_awaited():
             return
         with suppress(TimeoutError, ClientGone):
             async with asyncio.timeout(DRAIN_SECONDS):
                 while self._drain_left > 0 and not self._at_end:
                     self._drain_left -= len(await self._next())
+
+    @property
+    def body_left(self) -> bool:
+        """Whether some of the body has not been read: the connection can't be used again."""
+        return not self._at_end
 
     def has_any_header(self, names: frozenset[bytes]) -> bool:
         """Whether one of these (lower case) is there: for many names far cheaper than asking for each."""
@@ -75,7 +84,12 @@ class Request(falcon.asgi.Request):
         watcher.cancel()
         return False
 
+    def _is_awaited(self) -> bool:
+        """Whether the client holds its body back until it is asked for it."""
+        return not self._begun and (self.get_header("Expect") or "").lower() == "100-continue"
+
     async def _next(self) -> bytes:
+        self._begun = True
         event: Event = await self._source()
         if event["type"] == "http.disconnect":
             self._at_end = True

@@ -1,4 +1,4 @@
-"""gunicorn's ASGI worker, with an end that waits for work and not for idle connections.
+"""gunicorn's ASGI worker, with connections of our own and an end that waits for work and not for idle ones.
 
 gunicorn waits until every connection is closed; one idle keep-alive connection would hold a stop up for its whole keep-alive.
 """
@@ -6,16 +6,23 @@ gunicorn waits until every connection is closed; one idle keep-alive connection 
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import signal
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
 from sandbox.errors import ConfigError
+from sandbox.settings import Settings
 
-POLL_SECONDS = 0.05
+POLL_SECONDS: Final = 0.05
+BEAT_SECONDS: Final = 1.0
+#: An idle connection is some 10 KB here and as much in the kernel.
+MOST_CONNECTIONS: Final = 16_384
 
 
 class Worker(ASGIWorker):  # type: ignore[misc]
@@ -30,6 +37,28 @@ class Worker(ASGIWorker):  # type: ignore[misc]
     def run(self) -> None:
         super().init_signals()
         super().run()
+
+    async def _serve(self) -> None:
+        """gunicorn's, but for whose connections they are and for the backlog, which would fall to asyncio's 100."""
+        # Not above: gunicorn's master loads this module too, and needs nothing of that.
+        from server.api.connection import Connection, Connections
+
+        settings: Settings = self.asgi.services.settings
+        self.connections = Connections(connection_limit(settings), settings.http_stall_seconds)
+        self.lifespan = LifespanManager(self.asgi, self.log, self.state)
+        try:
+            await self.lifespan.startup()
+        except Exception as error:
+            self.log.error("start failed: %s", error)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        for listener in self.sockets:
+            server = await self.loop.create_server(lambda: Connection(self), sock=listener.sock, backlog=self.cfg.backlog)
+            self.servers.append(server)
+            self.log.info("listening on %s", listener)
+        while self.alive and self.ppid == os.getppid():
+            self.notify()
+            await asyncio.sleep(BEAT_SECONDS)
+        await self._shutdown()
 
     def load_wsgi(self) -> None:
         try:
@@ -54,3 +83,10 @@ class Worker(ASGIWorker):  # type: ignore[misc]
 
 def _leave(*_: object) -> NoReturn:
     sys.exit(0)
+
+
+def connection_limit(settings: Settings) -> int:
+    """Three quarters of the descriptors at most: a call takes two more, and the database and the log want theirs."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(descriptors * 3 // 4, MOST_CONNECTIONS)
+    return min(settings.http_connections or most, most)
