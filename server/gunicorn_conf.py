@@ -44,7 +44,8 @@ limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 16_384  # a credential, and the longest headers that clients of clouds sign
 
-loglevel = _settings.log_level.lower()
+# At DEBUG gunicorn would write every path, with whatever a client has put into it.
+loglevel = "info" if _settings.log_level.upper() == "DEBUG" else _settings.log_level.lower()
 accesslog = None
 errorlog = "-"
 control_socket_disable = True

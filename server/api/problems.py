@@ -90,5 +90,5 @@ async def _database(req: Request, resp: falcon.asgi.Response, error: Exception, 
 
 
 async def _unexpected(req: Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]) -> None:
-    _log.error("%s %s failed", req.method, req.path, exc_info=error)
+    _log.error("%s %s failed", req.method, req.uri_template, exc_info=error)  # not the path, which may hold anything
     await answer(req, resp, ApiError(500, "internal_error", "Internal error", "something went wrong here", "see the server's log", 500))

@@ -40,7 +40,8 @@ def open_database(settings: Settings) -> Engine:
         path = Path(url.database or "") if sqlite else None
         if path is not None:
             _make_file(path)
-        engine = create_engine(url, pool_pre_ping=not sqlite)
+        # Without their parameters statements can be logged: those hold environments, results, logs.
+        engine = create_engine(url, pool_pre_ping=not sqlite, hide_parameters=True)
     except (ArgumentError, ImportError) as error:
         raise ConfigError(f"setting database_url: {str(error).splitlines()[0]}") from error
     if sqlite:
