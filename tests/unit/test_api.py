@@ -195,7 +195,7 @@ async def test_a_reply_is_the_functions_value_verbatim_with_what_the_call_cost(a
     assert (result.status_code, result.content, result.headers["content-type"]) == (200, b'{"a":  1.0}', "application/json")
     assert client.events == [b'{"k": 1}'] and client.specs[0].function_id == hello["function_id"]
     headers = result.headers
-    assert uuid.UUID(headers["x-scf-request-id"]).version == 4
+    assert uuid.UUID(headers["x-scf-request-id"]).version == 7
     expected = {"status": "200", "start": "cold", "duration-ms": "1.250", "billed-ms": "2", "memory-bytes": "1000"}
     assert {key: headers[f"x-scf-{key}"] for key in expected} == expected
     assert base64.b64decode(headers["x-scf-log"]) == (b"x" * 5000 + b"end")[-4096:]
