@@ -24,6 +24,7 @@ from server.api.services import Runtime, Services
 from server.api.threads import Tasks, Threads
 from server.functions.codestore import CodeStore
 from server.functions.service import Functions
+from server.records.process import WriterProcess
 from server.records.recorder import Recorder
 from server.store.engine import open_database
 
@@ -131,7 +132,7 @@ def create_app(settings: Settings | None = None, *, client: Runtime | None = Non
 
 def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore) -> Services:
     functions = Functions(engine, settings, codestore)
-    recorder, metrics, lookups = Recorder(engine, settings), Metrics(), Threads("lookup", LOOKUP_THREADS)
+    recorder, metrics, lookups = Recorder(engine, settings, WriterProcess()), Metrics(), Threads("lookup", LOOKUP_THREADS)
     cache = FunctionCache(functions.get, lookups)
     return Services(
         settings=settings,

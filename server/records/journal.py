@@ -43,6 +43,12 @@ class Journal:
             for addition in additions:
                 _add_usage(connection, addition)
 
+    def known(self, request_ids: Sequence[str]) -> dict[str, str]:
+        """Which of these requests have a record, and its state."""
+        query = select(invocations.c.request_id, invocations.c.state).where(invocations.c.request_id.in_(request_ids))
+        with self._engine.connect() as connection:
+            return {row.request_id: row.state for row in connection.execute(query)}
+
     def get(self, request_id: str) -> dict[str, Any] | None:
         columns = (invocations.c.record, invocations.c.result, invocations.c.log)
         with self._engine.connect() as connection:

@@ -1,6 +1,6 @@
 """Records written behind the replies: `put` costs a dictionary entry, one thread writes batches within 100 ms.
 
-    put ─▶ waiting ─▶ (thread) in hand ─▶ one transaction: records, logs, usage
+    put ─▶ waiting ─▶ (thread) in hand ─▶ writer's process ─▶ one transaction: records, logs, usage
              └──────── get looks here first ────────┘
 
 What has been put is in memory until it is committed: a process that is killed loses at most its last 100 ms. The queue is
@@ -16,35 +16,37 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from sandbox.log import pairs
 from sandbox.settings import Settings
 from server.records.journal import Journal
-from server.records.model import FINAL_STATES, LogEntry, UsageRow, from_row, to_row, usage_of
+from server.records.model import LogEntry, UsageRow, from_row, to_row
+from server.records.process import WriterProcess
+from server.records.writer import CLOSE_SECONDS, Item, Writer
 
 BATCH_SECONDS: Final = 0.075
-RETRY_SECONDS: Final = 1.0
 FIRST_PRUNE_SECONDS: Final = 60.0
 PRUNE_SECONDS: Final = 3600.0
 #: Of what waits; as much again may be in hand.
 MAX_WAITING: Final = 50_000
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-MAX_BATCH: Final = 2000
-CLOSE_SECONDS: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
-_Item = tuple[Mapping[str, Any], int]
-_Waiting = dict[str, _Item]
+_Waiting = dict[str, Item]
 
 
 class Recorder:
-    """Records of one process. `start()` once, `close()` at the end; all but `put` block and belong into a thread."""
+    """Records of one process. `start()` once, `close()` at the end; all but `put` block and belong into a thread.
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    `process`: where they are written; None: in this process, by the recorder's thread.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, process: WriterProcess | None = None) -> None:
         self._journal = Journal(engine)
+        self._process = process
+        self._writer = process or Writer(self._journal, lambda: self._closing)
         self._settings = settings
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -135,21 +137,28 @@ class Recorder:
     def _run(self) -> None:
         while not self._closing:
             if self._work.wait(timeout=max(0.0, self._next_prune - time.monotonic())):
+                # The whole pause before each batch: what comes while one is written waits too, or a busy process would write many of a few.
                 self._hurry.wait(BATCH_SECONDS)
                 self._write_waiting()
             self._prune_if_due()
-        self._write_waiting()
+        while self._write_waiting():
+            continue
+        if self._process is not None:
+            self._process.close()
 
-    def _write_waiting(self) -> None:
-        """Until nothing waits."""
-        while self._take():
-            items = list(self._in_hand.values())
-            for at in range(0, len(items), MAX_BATCH):
-                self._write(items[at : at + MAX_BATCH])
-            with self._idle:
-                self._in_hand = {}
-                self._idle.notify_all()
-            self._report_drops()
+    def _write_waiting(self) -> bool:
+        """One batch of what waits; whether there was anything."""
+        if not self._take():
+            return False
+        items = list(self._in_hand.values())
+        dropped = self._writer.write(items)
+        self._written_since_prune += len(items)
+        with self._idle:
+            self.dropped += dropped
+            self._in_hand = {}
+            self._idle.notify_all()
+        self._report_drops()
+        return True
 
     def _take(self) -> bool:
         with self._lock:
@@ -159,45 +168,6 @@ class Recorder:
             if not self._in_hand:
                 self._hurry.clear()
             return bool(self._in_hand)
-
-    def _write(self, items: list[_Item]) -> None:
-        """Commit these, trying again while the database is away (when closing: for CLOSE_SECONDS).
-
-        What the database refuses is found by halves and dropped, so that one bad record can't hold up the others.
-        """
-        give_up: float | None = None
-        while True:
-            try:
-                self._journal.write(*self._rows(items))
-                self._written_since_prune += len(items)
-                return
-            except (OperationalError, PoolTimeout) as error:
-                _log.error(pairs("writing records failed", count=len(items), error=str(error).splitlines()[0]))
-            except Exception as error:
-                if len(items) == 1:
-                    _log.error(pairs("record refused", request_id=items[0][0].get("request_id"), error=repr(error)[:500]))
-                    self._drop(1)
-                    return
-                self._write(items[: len(items) // 2])
-                self._write(items[len(items) // 2 :])
-                return
-            if self._closing:
-                give_up = give_up or time.monotonic() + CLOSE_SECONDS
-                if time.monotonic() > give_up:
-                    self._drop(len(items))
-                    return
-            time.sleep(RETRY_SECONDS)
-
-    def _rows(self, items: list[_Item]) -> tuple[list[dict[str, Any]], list[UsageRow]]:
-        sums: dict[tuple[str, str, str], UsageRow] = {}
-        for record, memory_mb in items:
-            if record["state"] in FINAL_STATES:
-                _sum_up(sums, usage_of(record, memory_mb))
-        return [to_row(record) for record, _ in items], list(sums.values())
-
-    def _drop(self, count: int) -> None:
-        with self._lock:
-            self.dropped += count
 
     def _prune_if_due(self) -> None:
         # A busy function makes an hour's worth of records in minutes: the number decides too.
@@ -221,18 +191,6 @@ def _size(record: Mapping[str, Any]) -> int:
     """About the bytes it holds: log and result are the only large parts."""
     result = record.get("result")
     return 1000 + len(record.get("log") or "") + (len(result) if isinstance(result, bytes | str) else 0)
-
-
-def _sum_up(sums: dict[tuple[str, str, str], UsageRow], more: UsageRow) -> None:
-    key = (more["namespace"], more["function"], more["day"])
-    if (known := sums.get(key)) is None:
-        sums[key] = more
-        return
-    known["calls"] += more["calls"]
-    known["failures"] += more["failures"]
-    known["throttled"] += more["throttled"]
-    known["gb_seconds"] += more["gb_seconds"]
-    known["billed_ms"] += more["billed_ms"]
 
 
 def _askable(*texts: str) -> bool:

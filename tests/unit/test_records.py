@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import threading
 import time
@@ -16,7 +18,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from sandbox.settings import Settings
-from server.records import InvocationRecord, Recorder, new_record, recorder
+from server.records import InvocationRecord, Recorder, new_record, process, recorder, writer
+from server.records.journal import Journal
+from server.records.process import WriterProcess
 from server.store import epoch, open_database
 
 NOW = 1795473180.123
@@ -299,7 +303,7 @@ def test_one_bad_record_does_not_hold_up_the_others(waiting: Recorder) -> None:
 def test_a_write_that_fails_is_tried_again(
     records: Recorder, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(recorder, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.01)
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE invocations RENAME TO hidden"))
     records.put(call())
@@ -308,6 +312,65 @@ def test_a_write_that_fails_is_tried_again(
         connection.execute(text("ALTER TABLE hidden RENAME TO invocations"))
     assert records.flush() and records.dropped == 0
     assert records.latest("hello")[0]["request_id"] == "r1"
+
+
+# -- the writer's process ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def remote(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    """A recorder whose records are written by a process of its own."""
+    monkeypatch.setenv("HEARTH_HOME", settings.home)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    remote = Recorder(engine, settings, WriterProcess())
+    remote.start()
+    yield remote
+    remote.close()
+
+
+def pid_of(remote: Recorder) -> int:
+    assert remote._process is not None and remote._process._process is not None
+    return remote._process._process.pid
+
+
+def test_another_process_writes_what_is_put(remote: Recorder) -> None:
+    remote.put(call(log=b"\xff\x00said"), memory_mb=128)
+    remote.put({"request_id": "no shape"})
+    assert remote.flush()
+    assert remote.latest("hello")[0]["log"] == "\\xff\x00said"
+    assert (remote.dropped, remote.usage()[0]["calls"]) == (1, 1)
+    assert pid_of(remote) != os.getpid()
+
+
+def test_a_writer_that_is_killed_is_started_anew_and_loses_nothing(remote: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "RETRY_SECONDS", 0.01)
+    remote.put(call("r1"))
+    assert remote.flush()
+    first = pid_of(remote)
+    os.kill(first, signal.SIGKILL)
+    remote.put(call("r2"))
+    assert remote.flush()
+    assert pid_of(remote) != first
+    assert [shown["request_id"] for shown in remote.latest("hello")] == ["r2", "r1"] and remote.dropped == 0
+
+
+def test_the_writer_ends_with_its_recorder(remote: Recorder) -> None:
+    remote.put(call())
+    assert remote.flush()
+    pid = pid_of(remote)
+    remote.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_batch_that_comes_again_counts_once(engine: Engine) -> None:
+    items = [(call("r1"), 1024), (call("r2", state="queued", started_at=None, ended_at=None), 1024)]
+    own = writer.Writer(Journal(engine), lambda: False)
+    assert own.write(items) == 0
+    assert own.write([*items, (call("r2"), 1024)], again=True) == 0
+    journal = Journal(engine)
+    assert [row["calls"] for row in journal.usage(None, None, None)] == [2]
+    assert journal.known(["r1", "r2", "r3"]) == {"r1": "succeeded", "r2": "succeeded"}
 
 
 # -- retention ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""The writer of records as a process of its own, one beside each HTTP worker.
+
+In the worker's own process, SQLAlchemy and the event loop hand the interpreter's lock to and fro at every system call: that cost a warm
+call a third of its CPU (docs/decisions/0006). Between the two is a stream socket:
+
+    worker  ── !I size, pickle of (again, [(record, memory in MB), …]) ──▶  writer
+            ◀── !I records dropped ─────────────────────────────────────
+
+The writer belongs to the recorder's thread that started it. End of file ends it, behind what it has in hand; when it dies itself, another
+is started and gets the same batch again.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from sandbox.log import pairs
+from server.records.writer import CLOSE_SECONDS, RETRY_SECONDS, Item
+
+SIZE: Final = struct.Struct("!I")
+
+_log = logging.getLogger(__name__)
+
+
+class WriterGone(ConnectionError):
+    """The writer's process ended in the middle of a batch."""
+
+
+class WriterProcess:
+    """A `Writer` that works elsewhere. Used by one thread; started at its first batch."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sock: socket.socket | None = None
+
+    def write(self, items: Sequence[Item]) -> int:
+        """Commit these, however often the process must be started anew; how many had to be dropped."""
+        again = False
+        while True:
+            try:
+                return self._ask(pickle.dumps((again, items), pickle.HIGHEST_PROTOCOL))
+            except OSError as error:
+                _log.error(pairs("the records' writer is gone, starting another", error=str(error)))
+                self.close()
+                again = True
+                time.sleep(RETRY_SECONDS)
+
+    def close(self) -> None:
+        """Let it end what it has in hand."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        if self._process is not None:
+            try:
+                self._process.wait(2 * CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _ask(self, batch: bytes) -> int:
+        sock = self._sock or self._start()
+        sock.sendall(SIZE.pack(len(batch)) + batch)
+        dropped: int = SIZE.unpack(exactly(sock, SIZE.size))[0]
+        return dropped
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "server.records", str(theirs.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        self._sock = ours
+        return ours
+
+
+def exactly(sock: socket.socket, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        part = sock.recv(size - len(parts))
+        if not part:
+            raise WriterGone("the connection ended")
+        parts += part
+    return bytes(parts)
