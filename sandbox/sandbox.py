@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 #: The worker writes log lines into a pipe; a bigger one means fewer stops for a chatty function.
 DEATH_TIMEOUT_SECONDS = 15.0
+#: A number: operations on the enumeration cost more than the call.
+PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class Sandbox:
@@ -51,6 +53,7 @@ class Sandbox:
         self.file_cache_bytes = 0
         self.own_peak_bytes = 0
         self.limit_raised_bytes = 0
+        self._peak_fd = -1
         self._loop = loop
         self._answer: asyncio.Future[dict[str, Any]] | None = None
         self._closed: asyncio.Task[bool] | None = None
@@ -153,7 +156,7 @@ class Sandbox:
     def silent(self) -> bool:
         """Whether an idle worker has sent nothing since its last reply and still listens. A second reply must not meet the next call."""
         try:
-            self.worker.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self.worker.recv(1, PEEK)
         except BlockingIOError:
             return True
         except OSError:
@@ -174,7 +177,26 @@ class Sandbox:
         except (FileNotFoundError, ProcessLookupError):
             return  # it is ending; whoever ends it settles the figures
 
+    def watch_peak(self) -> None:
+        """The mark of `peak` starts anew. Its descriptor is kept until the sandbox is frozen, which busy ones never are."""
+        cgroup = self.slot.cgroup
+        if self._peak_fd < 0:
+            self._peak_fd = cgroup.open_peak()
+        else:
+            cgroup.reset_peak(self._peak_fd)
+
+    @property
+    def peak(self) -> int:
+        """Highest use of memory since `watch_peak`, everything charged included, bytes; 0 where that is not known (any more)."""
+        return self.slot.cgroup.read_peak(self._peak_fd) if self._peak_fd >= 0 else 0
+
+    def _forget_peak(self) -> None:
+        if self._peak_fd >= 0:
+            os.close(self._peak_fd)
+            self._peak_fd = -1
+
     def freeze(self) -> None:
+        self._forget_peak()
         self.slot.cgroup.freeze()
         self.to(states.FROZEN)
 
@@ -202,6 +224,7 @@ class Sandbox:
                 os.close(pidfd)
         self.worker.close()
         os.close(self.log)
+        self._forget_peak()
         self.to(states.CLOSED)
         return dead
 

@@ -38,8 +38,11 @@ class Cgroup(Protocol):
     def open_peak(self) -> int:
         """A descriptor that watches the highest `memory_usage` from now on; the caller closes it."""
 
+    def reset_peak(self, fd: int) -> None:
+        """Watch from now on again, with a descriptor of `open_peak`."""
+
     def read_peak(self, fd: int) -> int:
-        """Bytes, since `open_peak`; 0 where the kernel has no such counter."""
+        """Bytes, since `open_peak` or `reset_peak`; 0 where the kernel has no such counter."""
 
     def oom_kills(self) -> int:
         """How often the kernel's out-of-memory killer struck in here since creation."""

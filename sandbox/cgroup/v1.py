@@ -61,8 +61,11 @@ class V1Cgroup:
         if not self._usage:
             return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         fd = os.open(f"{self._paths['memory']}/memory.max_usage_in_bytes", os.O_RDWR | os.O_CLOEXEC)
-        os.write(fd, b"0")  # resets the mark to what is used now
+        self.reset_peak(fd)
         return fd
+
+    def reset_peak(self, fd: int) -> None:
+        os.write(fd, b"0")  # the mark is then what is used now
 
     def read_peak(self, fd: int) -> int:
         return int(os.pread(fd, 32, 0) or 0)

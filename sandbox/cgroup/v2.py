@@ -53,8 +53,11 @@ class V2Cgroup:
             fd = os.open(f"{self._path}/memory.peak", os.O_RDWR | os.O_CLOEXEC)
         except (FileNotFoundError, PermissionError):
             return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        os.write(fd, b"0")
+        self.reset_peak(fd)
         return fd
+
+    def reset_peak(self, fd: int) -> None:
+        os.write(fd, b"0")  # the mark is then what is used now
 
     def read_peak(self, fd: int) -> int:
         return int(os.pread(fd, 32, 0) or 0)

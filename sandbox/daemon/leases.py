@@ -43,7 +43,6 @@ class Lease:
     spec: FunctionSpec
     sandbox: Sandbox
     watch: Watch
-    peak_fd: int
     start: str
     why_cold: str
     deadline: float = 0.0
@@ -142,11 +141,11 @@ class Leases:
             file_cache=sandbox.file_cache_bytes,
         )
         try:
-            peak_fd = sandbox.slot.cgroup.open_peak()
+            sandbox.watch_peak()
         except OSError:
             self._pool.destroy(sandbox)
             raise
-        lease = Lease(self._numbers, owner, spec, sandbox, watch, peak_fd, start, why)
+        lease = Lease(self._numbers, owner, spec, sandbox, watch, start, why)
         self.active[lease.number] = lease
         self._governor.watch(watch)
         if start == "warm":
@@ -200,7 +199,7 @@ class Leases:
         if lease.timer is not None:
             lease.timer.cancel()
         self._governor.unwatch(lease.watch)
-        peak = 0 if lease.sandbox.state == states.CLOSED else lease.sandbox.slot.cgroup.read_peak(lease.peak_fd)
+        peak = lease.sandbox.peak
         memory = self._memory(lease, peak)
         oom = self._oom_killed(lease, peak)
         return Ending(lease, outcome, self._verdict(lease, outcome, finished_at, oom=oom), memory, oom)
@@ -219,7 +218,7 @@ class Leases:
         lease = ending.lease
         if ending.verdict == "exited" and not lease.killed:
             await lease.sandbox.exit_told(EXIT_TOLD_SECONDS)
-            if self._oom_killed(lease, lease.sandbox.slot.cgroup.read_peak(lease.peak_fd)):
+            if self._oom_killed(lease, lease.sandbox.peak):
                 # the killer's count may come a moment after the end of file; once the sandbox is closed, its cgroup is another's
                 ending.verdict = "oom"
         dead = await (lease.closing or self._pool.destroy(lease.sandbox))
@@ -227,7 +226,6 @@ class Leases:
         return ending.answer(dead=dead)
 
     def _finish(self, lease: Lease) -> None:
-        os.close(lease.peak_fd)
         del self.active[lease.number]
         self._gate.leave(lease.spec.function_id, lease.watch.own_limit)
 
