@@ -299,7 +299,7 @@ class Call:
         if kind == "oom":
             return MemoryLimit(f"Task memory exceeded {spec.memory_mb} MB")
         if kind == "exited":
-            return ProcessExit(_how_it_ended(verdict["exit_status"]))
+            return ProcessExit(f"{_how_it_ended(verdict['exit_status'])} while {'running' if self._event_at else 'loading'}")
         return self._error
 
 
@@ -308,9 +308,9 @@ def _how_it_ended(status: int | None) -> str:
         return "the process closed its control channel"
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
-        return f"the process exited with code {code} while running"
+        return f"the process exited with code {code}"
     name = next((known.name for known in signal.Signals if known == -code), "a real-time signal")
-    return f"the process was killed by signal {-code} ({name}) while running"
+    return f"the process was killed by signal {-code} ({name})"
 
 
 def _is_json(body: bytes) -> bool:

@@ -68,7 +68,7 @@ def main(event, context):
     if do == "exit":
         os._exit(3)
     if do == "die":
-        os.kill(os.getpid(), 9)
+        os.kill(os.getpid(), event.get("signal", 9))
     if do == "raise":
         raise ValueError("wrong")
     if do == "big":
@@ -223,6 +223,7 @@ def code(tmp_path: Path) -> Path:
     directory.mkdir()
     (directory / "index.py").write_text(FUNCTION)
     (directory / "broken.py").write_text("raise RuntimeError('at import')\n")
+    (directory / "leaving.py").write_text("import os\nos._exit(4)\n")
     return directory
 
 
@@ -350,6 +351,12 @@ async def test_a_handler_that_does_not_load_ends_the_worker(client: Client, sand
     assert reply.run_ms == 0
 
 
+async def test_a_process_that_ends_while_it_loads_is_told_so(client: Client, sandboxd: Sandboxd) -> None:
+    reply = await call(client, spec=FunctionSpec.from_json(SPEC.to_json() | {"handler": "leaving.main"}))
+    assert isinstance(reply.error, ProcessExit)
+    assert reply.error.message == "the process exited with code 4 while loading"
+
+
 async def test_a_reply_over_the_limit_keeps_the_worker(client: Client, sandboxd: Sandboxd) -> None:
     reply = await call(client, b'{"do": "big", "size": 10001}')
     assert isinstance(reply.error, ReplyTooLarge)
@@ -357,9 +364,17 @@ async def test_a_reply_over_the_limit_keeps_the_worker(client: Client, sandboxd:
     assert (await call(client, b'{"do": "big", "size": 9998}')).error is None
 
 
-@pytest.mark.parametrize(("do", "words"), [("exit", "exited with code 3"), ("die", "killed by signal 9 (SIGKILL)")], ids=["exit", "signal"])
-async def test_a_process_that_ends_is_told_with_its_status(client: Client, sandboxd: Sandboxd, do: str, words: str) -> None:
-    reply = await call(client, b'{"do": "%s"}' % do.encode())
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (b'{"do": "exit"}', "exited with code 3 while running"),
+        (b'{"do": "die"}', "killed by signal 9 (SIGKILL) while running"),
+        (b'{"do": "die", "signal": 40}', "killed by signal 40 (a real-time signal) while running"),
+    ],
+    ids=["exit", "signal", "signal without a name"],
+)
+async def test_a_process_that_ends_is_told_with_its_status(client: Client, sandboxd: Sandboxd, event: bytes, words: str) -> None:
+    reply = await call(client, event)
     assert isinstance(reply.error, ProcessExit)
     assert words in reply.error.message
     assert reply.log.endswith(b"call 1\n")
