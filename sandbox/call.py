@@ -213,8 +213,8 @@ class Call:
             self._over(ProtocolError("the reply names another invocation"))
         elif head.get("op") != "result":
             self._over(_failure(head, "failed"))
-        elif not _is_json(body):
-            self._over(ProtocolError("the reply is not JSON"))
+        elif wrong := _wrong_json(body):
+            self._over(wrong)
         else:
             self._body, self._outcome = body, "ok"
             self._release()
@@ -313,13 +313,17 @@ def _how_it_ended(status: int | None) -> str:
     return f"the process was killed by signal {-code} ({name})"
 
 
-def _is_json(body: bytes) -> bool:
-    """It is passed on verbatim, so it must be sound."""
+def _wrong_json(body: bytes) -> InvocationFailed | None:
+    """What is wrong with a reply: it is passed on verbatim, so it must be sound.
+
+    Nested deeper than orjson (and a client's parser) goes is the handler's error: a function with a raised recursion limit can do that.
+    """
     try:
         orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    return True
+    except orjson.JSONDecodeError as error:
+        deep = "depth" in error.msg
+        return HandlerError("return value is not JSON: it is nested too deeply") if deep else ProtocolError("the reply is not JSON")
+    return None
 
 
 def _failure(head: Message, op: str) -> InvocationFailed:

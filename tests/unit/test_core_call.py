@@ -271,7 +271,7 @@ async def test_a_fault_of_ours_ends_the_call_and_gives_the_lease_back(monkeypatc
     def broken(*_: Any) -> bool:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("sandbox.call._is_json", broken)
+    monkeypatch.setattr("sandbox.call._wrong_json", broken)
     async with staged() as stage:
         await stage.receive()
         await stage.send(RESULT, b"1")

@@ -73,6 +73,13 @@ def main(event, context):
         raise ValueError("wrong")
     if do == "big":
         return "x" * event["size"]
+    if do == "nest":
+        import sys
+        sys.setrecursionlimit(20000)
+        nested = None
+        for _ in range(3000):
+            nested = [nested]
+        return nested
     if do == "forge":
         os.write(event["fd"], bytes(bytearray(event["frame"])))
         return None
@@ -349,6 +356,14 @@ async def test_a_handler_that_does_not_load_ends_the_worker(client: Client, sand
     assert sandboxd.saw("running") == []
     assert reply.tree_dead
     assert reply.run_ms == 0
+
+
+async def test_a_reply_nested_too_deeply_is_the_handlers_error_and_keeps_the_worker(client: Client, sandboxd: Sandboxd) -> None:
+    reply = await call(client, b'{"do": "nest"}')
+    assert isinstance(reply.error, HandlerError)
+    assert reply.error.message == "return value is not JSON: it is nested too deeply"
+    assert not reply.tree_dead
+    assert (await call(client)).error is None
 
 
 async def test_a_process_that_ends_while_it_loads_is_told_so(client: Client, sandboxd: Sandboxd) -> None:
