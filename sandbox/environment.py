@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from typing import Any
@@ -30,15 +31,30 @@ BASE: dict[str, str] = {
 
 def locale_of(root: str) -> str:
     """SCF's `en_US.UTF8` where the image at `root` has it (CentOS does), else the C library's own UTF-8 locale: a name that does not
-    exist makes every shell in the sandbox complain and Python 3.6 fall back to ASCII."""
+    exist makes every shell in the sandbox complain and Python 3.6 fall back to ASCII. An image that has neither, as a CentOS put
+    together from packages whose scripts never ran, gets SCF's name."""
     directory = os.path.join(root, "usr/lib/locale")
-    if os.path.isdir(os.path.join(directory, "en_US.utf8")):
+    if os.path.isdir(os.path.join(directory, "en_US.utf8")) or _archived(directory):
         return "en_US.UTF8"
+    return "C.UTF-8" if _has_c_utf8(root, directory) else "en_US.UTF8"
+
+
+def _archived(directory: str) -> bool:
     try:
         with open(os.path.join(directory, "locale-archive"), "rb") as archive:
-            return "en_US.UTF8" if b"en_US.utf8" in archive.read(1024 * 1024) else "C.UTF-8"
+            return b"en_US.utf8" in archive.read(1024 * 1024)
     except OSError:
-        return "C.UTF-8"
+        return False
+
+
+def _has_c_utf8(root: str, directory: str) -> bool:
+    """Distributions before glibc 2.35 have it as a file or not at all, later ones and musl in the library.
+
+    Up to 2.33 the library's name says its version: libc-2.17.so.
+    """
+    if any(os.path.isdir(os.path.join(directory, name)) for name in ("C.UTF-8", "C.utf8")):
+        return True
+    return not glob.glob(f"{glob.escape(root)}/usr/lib*/libc-2.*.so")
 
 
 def for_exec(locale: str, spec: FunctionSpec | None = None) -> dict[str, str]:

@@ -405,6 +405,15 @@ def test_the_locale_is_scf_s_where_the_image_has_it(tmp_path: Path) -> None:
     assert environment.locale_of(str(tmp_path)) == "en_US.UTF8"
 
 
+def test_the_locale_of_an_old_library_is_not_one_that_it_does_not_know(tmp_path: Path) -> None:
+    library = tmp_path / "usr/lib64/libc-2.17.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert environment.locale_of(str(tmp_path)) == "en_US.UTF8"
+    (tmp_path / "usr/lib/locale/C.utf8").mkdir(parents=True)
+    assert environment.locale_of(str(tmp_path)) == "C.UTF-8"
+
+
 # ---- what sandboxd checks again ----------------------------------------------------------------------------------
 
 
