@@ -6,14 +6,14 @@ mounts and a `/proc`; it says its version and which modules import. One that doe
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from sandbox.errors import ImageError
 from sandbox.imaging.rootfs import resolve_in_root
 
 _FOLDERS: Final = ("usr/bin", "bin", "usr/local/bin", "opt/*/bin", "var/lang/*/bin", "var/lang/bin")
@@ -122,13 +122,26 @@ def run_confined(root: str, command: list[str], *, timeout_seconds: float = _TIM
 def _candidates(root: str, extra: Iterable[str]) -> list[str]:
     """Paths inside the image, each real file once, exact names ("python3.6") before loose ones ("python3")."""
     named: list[str] = []
-    for folder in _FOLDERS:
-        for path in sorted(glob.glob(f"{glob.escape(root)}/{folder}/python*")):
-            if _NAME.fullmatch(os.path.basename(path)):
-                named.append(path[len(root) :])
+    for folder in _folders(root):
+        named += [f"/{folder}/{name}" for name in _listing(root, folder) if _NAME.fullmatch(name)]
     named.sort(key=lambda path: "." not in os.path.basename(path))  # stable: the folders keep their order
     paths = [*extra, *named]
     return list({resolve_in_root(root, path): path for path in reversed(paths)}.values())[::-1]
+
+
+def _folders(root: str) -> Iterator[str]:
+    """The usual places, `*` filled in with what the image has there."""
+    for folder in _FOLDERS:
+        above, star, below = folder.partition("*")
+        yield from (f"{above}{name}{below}" for name in _listing(root, above)) if star else (folder,)
+
+
+def _listing(root: str, folder: str) -> list[str]:
+    """What a directory of the image holds, wherever the image's links put it: /bin may be an absolute one. Nothing where there is none."""
+    try:
+        return sorted(os.listdir(resolve_in_root(root, folder)))
+    except (OSError, ImageError):
+        return []
 
 
 def _preloads(root: str, path: str, version: str) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from sandbox.errors import RuntimeNotFound
 from sandbox.image import Image, load_images, resolve
+from sandbox.imaging.interpreters import find_interpreters
 
 
 def make(images: Path, name: str, /, **changes: Any) -> Path:
@@ -167,3 +168,11 @@ def test_without_any_image_the_hint_says_how_to_make_one() -> None:
     with pytest.raises(RuntimeNotFound) as caught:
         resolve({}, "python3", default_image="host", strict=False)
     assert "image build host" in caught.value.hint
+
+
+def test_interpreters_are_looked_for_where_the_links_lead_in_the_image_not_on_the_host(tmp_path: Path) -> None:
+    (tmp_path / "bin").symlink_to("/usr/bin")  # has this test's own python3, on the host
+    (tmp_path / "usr/local").mkdir(parents=True)
+    (tmp_path / "usr/local/bin").symlink_to("bin")
+    found = find_interpreters(str(tmp_path))
+    assert (found.runtimes, found.warnings) == ({}, [])
