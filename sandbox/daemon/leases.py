@@ -249,13 +249,13 @@ class Leases:
 
     def _memory(self, lease: Lease, peak: int) -> int:
         """Peak of anonymous, kernel and shared memory outside /tmp during the lease, bytes; `peak` is of everything charged."""
-        watch, cgroup = lease.watch, lease.sandbox.slot.cgroup
+        watch = lease.watch
         if lease.sandbox.state == states.CLOSED:
             return watch.own_peak
         known = lease.sandbox.own_peak_bytes
         own = peak - watch.file_cache - watch.tmp_peak
-        if own > known + MEGABYTE and not lease.killed:  # the cached figure for page cache may be old: worth a look
-            watch.file_cache = cgroup.file_cache()
+        if own > known + MEGABYTE and not lease.killed:  # the figures for page cache and /tmp may be old: worth a look
+            watch.settle()
             lease.sandbox.file_cache_bytes = watch.file_cache
             own = peak - watch.file_cache - watch.tmp_peak
         lease.sandbox.own_peak_bytes = max(known, own)

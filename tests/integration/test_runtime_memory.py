@@ -108,6 +108,20 @@ def test_files_of_one_call_do_not_count_as_memory_of_the_next(hearth: Instance, 
     assert 80 << 20 < hearth.record(answer)["memory_bytes"] < 128 << 20
 
 
+def test_a_short_call_is_not_charged_with_the_files_that_are_there(hearth: Instance, name: str) -> None:
+    hearth.call(name, [["tmp", 300]]).ok()
+    answer = hearth.call(name, [])
+    assert (answer.start, answer.ok()) == ("warm", [])
+    assert int(answer.headers["x-scf-memory-bytes"]) < 40 << 20
+
+
+def test_a_call_too_short_to_be_watched_is_not_charged_with_its_files(hearth: Instance, name: str) -> None:
+    hearth.call(name, []).ok()
+    answer = hearth.call(name, [["tmp", 12]])
+    assert (answer.start, answer.ok()) == ("warm", [[12, None]])
+    assert int(answer.headers["x-scf-memory-bytes"]) < 11 << 20
+
+
 def test_two_hungry_calls_at_once_each_get_their_whole_limit(hearth: Instance, name: str) -> None:
     calls = [hearth.call_soon(name, [["own", 100], ["hold", 1]]) for _ in range(2)]
     assert [call.result().ok() for call in calls] == [[100]] * 2

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -465,6 +466,22 @@ def test_the_limit_is_lowered_when_files_are_deleted(watch: Watch, tmp_used: dic
     watch.look()
     assert memory(watch).limits == [560 * MB, 160 * MB]
     assert watch.tmp_peak == 400 * MB
+
+
+def test_what_former_calls_left_in_tmp_counts_from_the_beginning(watch: Watch) -> None:
+    assert replace(watch, tmp_bytes=300 * MB).tmp_peak == 300 * MB
+
+
+def test_a_call_too_short_for_a_look_is_settled_at_its_end(watch: Watch, tmp_used: dict[str, int]) -> None:
+    tmp_used["bytes"], memory(watch).cache = 30 * MB, 2 * MB
+    watch.settle()
+    assert (watch.tmp_bytes, watch.tmp_peak, watch.file_cache, watch.looks) == (30 * MB, 30 * MB, 2 * MB, 1)
+
+
+def test_a_sandbox_that_is_ending_is_not_settled(watch: Watch) -> None:
+    watch.tmp_path = "/proc/self/no-such-directory"
+    watch.settle()
+    assert (watch.tmp_bytes, watch.looks) == (0, 0)
 
 
 def test_a_small_change_of_tmp_moves_nothing(watch: Watch, tmp_used: dict[str, int]) -> None:
