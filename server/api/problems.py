@@ -50,6 +50,7 @@ async def answer(req: Request, resp: falcon.asgi.Response, error: ApiError, para
     resp.data = dump(error.problem(req.request_id))
     if req.request_id:
         resp.set_header("X-Scf-Request-Id", req.request_id)
+    if req.request_id or error.scf_status:  # a bad credential is refused before there is an id
         resp.set_header("X-Scf-Status", str(error.scf_status or error.status))
     if error.retry_after is not None:
         resp.set_header("Retry-After", str(error.retry_after))

@@ -205,7 +205,7 @@ def test_an_unknown_function_and_an_unknown_qualifier_are_404(hearth: Instance) 
 def test_a_bad_credential_is_401(hearth: Instance, header: str | None) -> None:
     headers = {"Authorization": header} if header else {}
     answer = httpx.post(f"{hearth.url}/v1/functions/x/invocations", headers=headers, trust_env=False)
-    assert (answer.status_code, answer.json()["scf_status"]) == (401, 401)
+    assert (answer.status_code, answer.json()["scf_status"], answer.headers["x-scf-status"]) == (401, 401, "401")
 
 
 def test_a_machine_without_room_answers_449_at_once(start: Callable[..., Instance]) -> None:

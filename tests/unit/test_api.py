@@ -770,6 +770,7 @@ async def test_a_change_is_told_to_sandboxd_though_its_client_left(api: Any, app
 async def test_without_the_credential_every_path_is_401(api: Any, header: str, path: str) -> None:
     result = await api.simulate_get(path, headers={"Authorization": header})
     problem(result, 401, "unauthorized")
+    assert result.headers["x-scf-status"] == "401"
     assert result.headers["www-authenticate"].startswith("Bearer") and TOKEN not in result.text
 
 
