@@ -23,6 +23,8 @@ from sandbox.settings import Settings
 from server.cli.failure import CommandError, WrongRequest
 
 CREDENTIAL_BYTES: Final = 32
+#: unix(7): sun_path has 108 bytes, the last of them is NUL.
+SOCKET_PATH_BYTES: Final = 107
 
 
 def require_root() -> None:
@@ -50,6 +52,13 @@ def make_directories(settings: Settings, account: pwd.struct_passwd) -> None:
     # The API must come through to the socket, also when the directory was there before (mktemp -d makes it 0700).
     run = Path(settings.run)
     run.chmod(run.stat().st_mode & 0o7777 | 0o055)
+
+
+def check_socket_path(settings: Settings) -> None:
+    """The kernel takes no longer name for a socket."""
+    if (size := len(os.fsencode(settings.socket_path))) > SOCKET_PATH_BYTES:
+        hint = f"a socket's path has at most {SOCKET_PATH_BYTES} bytes, {settings.socket_path.name} in it would have {size}"
+        raise WrongRequest(f"HEARTH_RUN is too long: {settings.run}", hint=hint)
 
 
 def check_readable(paths: Iterable[Path], user: str) -> None:
@@ -86,7 +95,7 @@ def _check_directory(path: Path, uid: int) -> None:
 
 @contextmanager
 def hold_lock(settings: Settings) -> Iterator[None]:
-    """Own the state directory while the block runs; the kernel lets go of it however the process ends."""
+    """Own the state and the run directory while the block runs; the kernel lets go of them however the process ends."""
     path = Path(settings.home) / "lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "r+") as file:
@@ -96,11 +105,26 @@ def hold_lock(settings: Settings) -> Iterator[None]:
             owner = file.read().strip() or "unknown"
             hint = "stop it, or give this one another HEARTH_HOME, HEARTH_RUN and HEARTH_LISTEN"
             raise CommandError(f"another hearth serves {settings.home} (pid {owner})", hint=hint) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with _hold_run(settings):
+            file.seek(0)
+            file.truncate()
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+
+@contextmanager
+def _hold_run(settings: Settings) -> Iterator[None]:
+    """Two instances with one run directory would take each other's socket away."""
+    descriptor = os.open(settings.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(f"another hearth has its sockets in {settings.run}", hint="give this one another HEARTH_RUN") from None
         yield
+    finally:
+        os.close(descriptor)
 
 
 def ensure_credential(path: Path) -> str:

@@ -57,6 +57,7 @@ def up(
         raise WrongRequest(error.message, hint=error.hint) from error
     settings = load({}, **{**asdict(settings), "home": absolute(settings.home), "run": absolute(settings.run)})
     prepare.split_address(settings.listen)
+    prepare.check_socket_path(settings)
     prepare.require_root()
     account = prepare.find_user(settings.user)
     prepare.check_readable([path for package in source_directories() for path in (package, package / "__init__.py")], settings.user)

@@ -43,7 +43,7 @@ def test_a_credential_that_others_can_read_is_narrowed_and_told(tmp_path: Path, 
 
 
 def test_a_second_instance_on_the_same_home_is_refused_with_the_owners_pid(tmp_path: Path) -> None:
-    settings = Settings(home=str(tmp_path))
+    settings = Settings(home=str(tmp_path), run=str(tmp_path))
     refusal = pytest.raises(CommandError, match=rf"another hearth serves {tmp_path} \(pid {os.getpid()}\)")
     with prepare.hold_lock(settings), refusal, prepare.hold_lock(settings):
         raise AssertionError("the lock was given twice")
@@ -51,14 +51,33 @@ def test_a_second_instance_on_the_same_home_is_refused_with_the_owners_pid(tmp_p
         assert (tmp_path / "lock").read_text().strip() == str(os.getpid())
 
 
+def test_a_second_instance_with_the_same_run_directory_is_refused(tmp_path: Path) -> None:
+    homes = [tmp_path / "a", tmp_path / "b"]
+    for home in homes:
+        home.mkdir()
+    first, second = (Settings(home=str(home), run=str(tmp_path)) for home in homes)
+    refusal = pytest.raises(CommandError, match=f"another hearth has its sockets in {tmp_path}")
+    with prepare.hold_lock(first), refusal, prepare.hold_lock(second):
+        raise AssertionError("the first one's socket would be taken away")
+    with prepare.hold_lock(second):
+        assert (homes[1] / "lock").read_text().strip() == str(os.getpid())
+
+
+def test_a_run_directory_too_long_for_a_socket_is_wrong_usage() -> None:
+    fits = "/" + "r" * (107 - len("//sandboxd.sock"))
+    prepare.check_socket_path(Settings(run=fits))
+    with pytest.raises(WrongRequest, match="HEARTH_RUN is too long"):
+        prepare.check_socket_path(Settings(run=fits + "r"))
+
+
 def test_the_lock_of_a_killed_instance_is_free(tmp_path: Path) -> None:
     code = (
         "import os, sys; from sandbox.settings import Settings; from server.cli.prepare import hold_lock\n"
-        "with hold_lock(Settings(home=sys.argv[1])): os.kill(os.getpid(), 9)"
+        "with hold_lock(Settings(home=sys.argv[1], run=sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     repository = Path(prepare.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=repository, check=False).returncode == -9
-    with prepare.hold_lock(Settings(home=str(tmp_path))):
+    with prepare.hold_lock(Settings(home=str(tmp_path), run=str(tmp_path))):
         assert (tmp_path / "lock").read_text().strip() == str(os.getpid())
 
 
