@@ -52,8 +52,8 @@ def _packages(recipe: dict[str, list[str]], suite: str) -> list[str]:
 
 
 def _command(program: str, suite: str, root: str, mirror: str, packages: list[str]) -> list[str]:
-    # In a mount and a pid namespace of its own, what it mounts and starts ends with it, also when it is killed.
-    confined = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+    # In a mount and a pid namespace of its own, what it mounts and starts ends with it, also when it or we are killed.
+    confined = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
     arguments = ["--variant=minbase", f"--include={','.join(packages)}", suite, root]
     return [*confined, program, *arguments, *([mirror] if mirror else [])]
 

@@ -1,6 +1,6 @@
 """The directory of images: staged, published by rename, replaced and removed while sandboxes run.
 
-    .tmp-<name>-<pid>   being made; its maker holds flock(2) on it, so a dead maker's is known for certain
+    .tmp-<name>-<pid>   being made; its maker holds flock(2) on it, so a dead maker's is known for certain; a guard removes it
     <name>              an image
     .old-<name>-<n>     replaced or removed, kept until no mount and no process uses it
 
@@ -15,6 +15,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -35,16 +36,30 @@ def staged(images_dir: Path, name: str, *, force: bool) -> Iterator[Path]:
     """
     path, descriptor = _stage(images_dir, name, force=force)
     try:
-        (path / ROOT).mkdir(0o755)
-        yield path
-        os.chmod(path, 0o755)
-        _publish(images_dir, path, name, force=force)
+        with _guarded(path):
+            (path / ROOT).mkdir(0o755)
+            yield path
+            os.chmod(path, 0o755)
+            _publish(images_dir, path, name, force=force)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
     finally:
         os.close(descriptor)
     sweep(images_dir)
+
+
+@contextlib.contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """A process in a session of its own that removes the half-made tree should its maker be killed outright, which end of file tells it.
+
+    It may also see the end of a maker that lives: by then the tree has its name, or the maker is removing it too.
+    """
+    command = ["sh", "-c", 'read -r _; rm -rf "$1"', "sh", str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True
+    ):
+        yield
 
 
 def remove(images_dir: Path, name: str) -> None:

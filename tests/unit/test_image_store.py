@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_failed_replacement_keeps_the_old_image(tmp_path: Path) -> None:
     assert visible(tmp_path) == ["a"]
 
 
-def test_what_a_killed_maker_left_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
+def test_what_a_killed_maker_left_goes_by_itself_and_a_living_ones_is_not_swept(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom sandbox.imaging.store import staged\n"
         "with staged(Path(sys.argv[1]), 'a', force=False):\n    print('ready', flush=True)\n    time.sleep(60)\n"
@@ -65,7 +66,14 @@ def test_what_a_killed_maker_left_is_swept_and_a_living_ones_is_not(tmp_path: Pa
         assert sweep(tmp_path) == []
         maker.send_signal(signal.SIGKILL)
         maker.wait()
-    assert sweep(tmp_path) == [f".tmp-a-{maker.pid}"]
+    deadline = time.monotonic() + 10
+    while visible(tmp_path):
+        assert time.monotonic() < deadline, visible(tmp_path)
+
+
+def test_what_a_maker_and_its_guard_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-a-1/root").mkdir(parents=True)
+    assert sweep(tmp_path) == [".tmp-a-1"]
     assert visible(tmp_path) == []
 
 
