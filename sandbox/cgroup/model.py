@@ -76,6 +76,9 @@ class Driver(Protocol):
     def leftovers(self) -> list[str]:
         """Directories of this instance that exist now."""
 
+    def thaw(self) -> None:
+        """Let everything of this instance run again, where it could not be killed otherwise."""
+
     def sweep(self) -> int:
         """Kill what runs in leftovers and remove them; how many directories went."""
 

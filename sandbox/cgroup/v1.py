@@ -125,10 +125,13 @@ class V1Driver:
     def leftovers(self) -> list[str]:
         return [path for parent in self._parents.values() if os.path.isdir(parent) for path in (*files.children(parent), parent)]
 
-    def sweep(self) -> int:
-        if "freezer" in self._parents:  # first: a frozen task does not die
+    def thaw(self) -> None:
+        if "freezer" in self._parents:
             for path in files.children(self._parents["freezer"]):
                 files.write(f"{path}/freezer.state", "THAWED")
+
+    def sweep(self) -> int:
+        self.thaw()  # first: a frozen task does not die
         found = self.leftovers()
         for path in found:
             files.kill_processes(path)

@@ -124,6 +124,9 @@ class V2Driver:
     def leftovers(self) -> list[str]:
         return [*files.children(self._parent), self._parent] if os.path.isdir(self._parent) else []
 
+    def thaw(self) -> None:
+        """Nothing: cgroup-v2.rst, a frozen process can be killed."""
+
     def sweep(self) -> int:
         found = self.leftovers()
         for path in found:

@@ -115,6 +115,8 @@ def _reap(channel: socket.socket, sandboxd: int) -> None:
 
 def _finish(status: int) -> NoReturn:
     """sandboxd is gone: kill what is left below us, reap it, and end as sandboxd did."""
+    if _children():
+        _thaw()
     while children := _children():
         for pid in children:
             os.kill(pid, signal.SIGKILL)  # our own unreaped children: the pids are theirs
@@ -122,6 +124,15 @@ def _finish(status: int) -> NoReturn:
             os.waitpid(pid, 0)  # a zygote's orphans become ours and are in the next round
     code = os.waitstatus_to_exitcode(status)
     sys.exit(code if code >= 0 else 128 - code)
+
+
+def _thaw() -> None:
+    """cgroup v1: an idle worker is frozen, and SIGKILL does nothing to it until it is thawed: we would wait for it for ever."""
+    from sandbox.cgroup import detect  # only here, at the end: the launcher's heap is what its children copy
+    from sandbox.settings import load
+
+    settings = load()
+    detect(settings.instance, settings.cgroup_root).thaw()
 
 
 def _children() -> list[int]:

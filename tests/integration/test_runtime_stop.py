@@ -132,6 +132,21 @@ def test_kill_9_in_the_middle_of_a_burst(instance: Instance, part: str) -> None:
     instance.assert_nothing_left(family)
 
 
+@pytest.mark.parametrize("part", ["sandboxd", "launcher"])
+def test_kill_9_while_idle_workers_are_frozen(instance: Instance, part: str) -> None:
+    name = instance.deploy(SLEEPER, timeout=5)
+    instance.call(name, FAST).ok()
+    wait_until(lambda: [row["state"] for row in instance.sandboxes(name)] == ["frozen"], "its worker is frozen")
+    before = instance.confined()
+    for pid in PARTS[part](instance):
+        os.kill(pid, signal.SIGKILL)
+    served_again(instance, name)
+    assert before & instance.confined() == set()
+    family = instance.family() | before
+    instance.stop()
+    instance.assert_nothing_left(family)
+
+
 def test_kill_9_of_hearth_up_leaves_no_process_and_the_next_start_sweeps(instance: Instance) -> None:
     name = instance.deploy(SLEEPER, timeout=5)
     calls = burst(instance, name)
