@@ -6,6 +6,7 @@ import base64
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -56,16 +57,16 @@ def summary(response: httpx.Response) -> dict[str, Any]:
     """What the answer's headers say about the call; absent figures are None."""
     headers = response.headers
 
-    def number(key: str) -> float | None:
-        return float(headers[key]) if key in headers else None
+    def number(key: str, kind: type[float] = float) -> float | None:
+        return kind(headers[key]) if key in headers else None
 
     return {
         "request_id": headers.get("X-Scf-Request-Id"),
         "status": int(headers.get("X-Scf-Status", response.status_code)),
         "start": headers.get("X-Scf-Start"),
         "duration_ms": number("X-Scf-Duration-Ms"),
-        "billed_ms": number("X-Scf-Billed-Ms"),
-        "memory_bytes": number("X-Scf-Memory-Bytes"),
+        "billed_ms": number("X-Scf-Billed-Ms", int),
+        "memory_bytes": number("X-Scf-Memory-Bytes", int),
         "elapsed_ms": round(response.elapsed.total_seconds() * 1000, 3),
         "log": base64.b64decode(headers.get("X-Scf-Log", "")).decode("utf-8", "backslashreplace"),
     }
@@ -118,7 +119,8 @@ def logs(context: click.Context, name: str, follow: bool, limit: int | None, jso
             for row in rows:
                 _show(row)
         return
-    with api.events(path, follow="1") as events:
+    # Ctrl-C is how following ends, not a failure.
+    with suppress(KeyboardInterrupt), api.events(path, follow="1", **({"limit": limit} if limit else {})) as events:
         for row in events:
             click.echo(json.dumps(row, ensure_ascii=False)) if json_output else _show(row)
 

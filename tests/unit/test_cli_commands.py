@@ -243,6 +243,24 @@ def test_following_prints_each_event_and_ends_with_the_stream(server: Server) ->
     server.answers["GET /v1/functions/hello/logs"] = Answer(200, stream, media_type="text/event-stream")
     assert server.run("logs", "hello", "-f").stdout == "--- t1 r1\none\n---  r2\n"
     assert server.run("logs", "nobody", "-f").exit_code == 2
+    server.run("logs", "hello", "-f", "-n", "5")
+    assert server.requests[-1].path == "/v1/functions/hello/logs?follow=1&limit=5"
+
+
+def test_ctrl_c_is_the_end_of_following_and_no_failure(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(row: object) -> None:
+        raise KeyboardInterrupt
+
+    server.answers["GET /v1/functions/hello/logs"] = Answer(200, b'data: {"log": "x"}\n\n', media_type="text/event-stream")
+    monkeypatch.setattr("server.cli.calls._show", interrupted)
+    result = server.run("logs", "hello", "-f")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_what_is_whole_is_whole_in_json(server: Server) -> None:
+    server.answers["POST /v1/functions/hello/invocations"] = Answer(200, b"1", CALL_HEADERS)
+    call = json.loads(server.run("invoke", "hello", "--json").stdout)
+    assert [repr(call[key]) for key in ("duration_ms", "billed_ms", "memory_bytes")] == ["0.25", "1", "1048576"]
 
 
 def test_deleting_stops_at_the_first_refusal(server: Server) -> None:
