@@ -160,15 +160,21 @@ class SandboxPool:
             self._images_changed = changed
             self.images = load_images(self._settings.images_dir)
             self._locales.clear()
+            for key in [key for key, factory in self.factories.items() if self.images.get(key[0]) != factory.resolved.image]:
+                self._retire(key)
+
+    def _retire(self, key: FactoryKey) -> None:
+        """The image was replaced or removed: nothing new is made from the old one, and what waits for a function goes."""
+        self.factories.pop(key).close()
+        for sandbox in self.prepared.pop(key, ()):
+            self.destroy(sandbox)
 
     def factory(self, resolved: Resolved) -> ZygoteFactory:
         key = (resolved.image.name, resolved.runtime)
         factory = self.factories.get(key)
         if factory is None or factory.resolved != resolved:
-            if factory is not None:  # the image was replaced: nothing new is made from the old one
-                factory.close()
-                for sandbox in self.prepared.pop(key, ()):
-                    self.destroy(sandbox)
+            if factory is not None:
+                self._retire(key)
             factory = self.factories[key] = ZygoteFactory(self._workshop, resolved)
         return factory
 
@@ -286,6 +292,7 @@ class SandboxPool:
                 self._workshop.slots.stock_up(SLOTS_READY)
             if now >= next_pressure:
                 next_pressure = now + PRESSURE_SECONDS
+                self._look_for_images()
                 if machine.memory_available_percent() < self._settings.memory_reserve_percent:
                     self.evict(EVICTED_AT_ONCE)
 

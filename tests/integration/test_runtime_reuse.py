@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,3 +281,34 @@ def test_code_that_does_not_load_in_a_fresh_interpreter(hearth: Instance, code: 
     assert fresh.outcome == forked.outcome
     assert fresh.status == 502
     assert scf in (None, fresh.scf)
+
+
+# Images ---------------------------------------------------------------------------------------------------------------------
+
+
+def add_image(hearth: Instance, name: str, runtime: str) -> Path:
+    """A second image with the files of `host` and another runtime's name."""
+    images = hearth.home / "images"
+    shutil.copytree(images / "host", images / f".tmp-{name}", symlinks=True, copy_function=os.link)
+    manifest = images / f".tmp-{name}/manifest.json"
+    data = json.loads(manifest.read_text())
+    (interpreter,) = data["runtimes"].values()
+    manifest.unlink()  # it shares its inode with host's
+    manifest.write_text(json.dumps({**data, "name": name, "runtimes": {runtime: interpreter}, "preloads": {}}))
+    return (images / f".tmp-{name}").rename(images / name)
+
+
+def test_what_was_prepared_of_a_removed_image_goes_and_its_workers_stay(hearth: Instance) -> None:
+    def of_the_image() -> list[str]:
+        return [row["state"] for row in hearth.request("GET", "/v1/sandboxes").body["sandboxes"] if row["image"] == "extra"]
+
+    path = add_image(hearth, "extra", "Python3.2")
+    name = hearth.deploy(SLEEPER, runtime="Python3.2")
+    hearth.call(name).ok()
+    wait_until(lambda: of_the_image().count("prepared") == 4, "sandboxes are prepared")
+    path.rename(path.with_name(".old-extra-0"))
+    wait_until(lambda: "prepared" not in of_the_image(), "what was prepared has gone")
+    assert hearth.call(name).start == "warm"
+    hearth.delete(name)
+    wait_until(lambda: of_the_image() == [], "the last one goes with its function")
+    shutil.rmtree(path.with_name(".old-extra-0"))
