@@ -112,10 +112,17 @@ class Lifespan:
         services.engine.dispose()
 
 
-def create_app(settings: Settings | None = None, *, client: Runtime | None = None, environ: Mapping[str, str] | None = None) -> App:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    client: Runtime | None = None,
+    environ: Mapping[str, str] | None = None,
+    writer: Callable[[Settings], WriterProcess | None] = WriterProcess,
+) -> App:
     """Open the database and the code store and put everything together. Raises ConfigError.
 
-    Nothing runs before the lifespan's start. `client` replaces the connection to sandboxd.
+    Nothing runs before the lifespan's start. `client` replaces the connection to sandboxd, `writer` makes what writes the records
+    (None: a thread of this process).
     """
     environ = os.environ if environ is None else environ
     settings = settings or load(environ)
@@ -125,14 +132,15 @@ def create_app(settings: Settings | None = None, *, client: Runtime | None = Non
         stack.callback(engine.dispose)
         codestore = CodeStore(settings)
         codestore.open()
-        app = App(_services(settings, client or Client(settings), engine, codestore), auth)
+        recorder = Recorder(engine, settings, writer(settings))
+        app = App(_services(settings, client or Client(settings), engine, codestore, recorder), auth)
         stack.pop_all()
         return app
 
 
-def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore) -> Services:
+def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder) -> Services:
     functions = Functions(engine, settings, codestore)
-    recorder, metrics, lookups = Recorder(engine, settings, WriterProcess()), Metrics(), Threads("lookup", LOOKUP_THREADS)
+    metrics, lookups = Metrics(), Threads("lookup", LOOKUP_THREADS)
     cache = FunctionCache(functions.get, lookups)
     return Services(
         settings=settings,

@@ -9,9 +9,9 @@ import select
 import signal
 import socket
 import sys
+from typing import Any
 
 from sandbox.log import configure, pairs
-from sandbox.settings import load
 from server.records.journal import Journal
 from server.records.process import SIZE, WriterGone, exactly
 from server.records.writer import Writer
@@ -24,23 +24,24 @@ def main() -> None:
     # A stop is told by end of file, behind the last batch; Ctrl-C reaches the whole foreground group at once.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    settings = load()
-    configure("records", settings.log_level)
     sock = socket.socket(fileno=int(sys.argv[1]))
-    writer = Writer(Journal(connect_database(settings)), lambda: _has_hung_up(sock))
-    while True:
-        try:
-            size = SIZE.unpack(exactly(sock, SIZE.size))[0]
-            # Only our parent has the other end: what comes is as trusted as ourselves.
-            again, items = pickle.loads(exactly(sock, size))
-        except WriterGone:
-            return
-        dropped = writer.write(items, again=again)
-        try:
-            sock.sendall(SIZE.pack(dropped))
-        except OSError as error:
-            _log.warning(pairs("the worker is gone", error=os.strerror(error.errno or 0)))
-            return
+    try:
+        settings = _received(sock)
+        configure("records", settings.log_level)
+        writer = Writer(Journal(connect_database(settings)), lambda: _has_hung_up(sock))
+        while True:
+            again, items = _received(sock)
+            sock.sendall(SIZE.pack(writer.write(items, again=again)))
+    except WriterGone:
+        return
+    except OSError as error:
+        _log.warning(pairs("the worker is gone", error=os.strerror(error.errno or 0)))
+
+
+def _received(sock: socket.socket) -> Any:
+    """Only our parent has the other end: what comes is as trusted as ourselves. Raises WriterGone at its end."""
+    size: int = SIZE.unpack(exactly(sock, SIZE.size))[0]
+    return pickle.loads(exactly(sock, size))
 
 
 def _has_hung_up(sock: socket.socket) -> bool:

@@ -3,8 +3,9 @@
 In the worker's own process, SQLAlchemy and the event loop hand the interpreter's lock to and fro at every system call: that cost a warm
 call a third of its CPU (docs/decisions/0006). Between the two is a stream socket:
 
-    worker  ── !I size, pickle of (again, [(record, memory in MB), …]) ──▶  writer
-            ◀── !I records dropped ─────────────────────────────────────
+    worker  ── !I size, pickle of Settings ─────────────────────────────────▶  writer
+            ── !I size, pickle of (again, [(record, memory in MB), …]) ─────▶          any number of times
+            ◀── !I records dropped ──────────────────────────────────────────
 
 The writer belongs to the recorder's thread that started it. End of file ends it, behind what it has in hand; when it dies itself, another
 is started and gets the same batch again.
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sandbox.log import pairs
+from sandbox.settings import Settings
 from server.records.writer import CLOSE_SECONDS, RETRY_SECONDS, Item
 
 SIZE: Final = struct.Struct("!I")
@@ -37,7 +39,8 @@ class WriterGone(ConnectionError):
 class WriterProcess:
     """A `Writer` that works elsewhere. Used by one thread; started at its first batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
 
@@ -46,7 +49,7 @@ class WriterProcess:
         again = False
         while True:
             try:
-                return self._ask(pickle.dumps((again, items), pickle.HIGHEST_PROTOCOL))
+                return self._ask(_framed((again, items)))
             except OSError as error:
                 _log.error(pairs("the records' writer is gone, starting another", error=str(error)))
                 self.close()
@@ -68,7 +71,7 @@ class WriterProcess:
 
     def _ask(self, batch: bytes) -> int:
         sock = self._sock or self._start()
-        sock.sendall(SIZE.pack(len(batch)) + batch)
+        sock.sendall(batch)
         dropped: int = SIZE.unpack(exactly(sock, SIZE.size))[0]
         return dropped
 
@@ -78,7 +81,13 @@ class WriterProcess:
             command = [sys.executable, "-m", "server.records", str(theirs.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self._sock = ours
+        ours.sendall(_framed(self._settings))  # not by its environment or arguments: a database's URL may hold a password
         return ours
+
+
+def _framed(value: object) -> bytes:
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return SIZE.pack(len(data)) + data
 
 
 def exactly(sock: socket.socket, size: int) -> bytes:

@@ -148,7 +148,7 @@ def client() -> FakeClient:
 @pytest.fixture
 def app(settings: Settings, client: FakeClient) -> App:
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    return create_app(settings, client=client, environ={"HEARTH_TOKEN_SHA256": digest})
+    return create_app(settings, client=client, environ={"HEARTH_TOKEN_SHA256": digest}, writer=lambda _: None)
 
 
 @pytest.fixture
@@ -800,7 +800,7 @@ def test_no_credential_at_all_is_a_clear_refusal_to_start(settings: Settings, cl
 
 async def test_the_credentials_file_serves_where_it_may_be_read(settings: Settings, client: FakeClient) -> None:
     settings.credential_path.write_text(TOKEN + "\n")
-    async with testing.ASGIConductor(create_app(settings, client=client, environ={})) as conductor:
+    async with testing.ASGIConductor(create_app(settings, client=client, environ={}, writer=lambda _: None)) as conductor:
         assert (await conductor.simulate_get("/v1/functions", headers=AUTHORIZED)).status_code == 200
 
 

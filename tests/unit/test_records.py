@@ -318,11 +318,9 @@ def test_a_write_that_fails_is_tried_again(
 
 
 @pytest.fixture
-def remote(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+def remote(engine: Engine, settings: Settings) -> Iterator[Recorder]:
     """A recorder whose records are written by a process of its own."""
-    monkeypatch.setenv("HEARTH_HOME", settings.home)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    remote = Recorder(engine, settings, WriterProcess())
+    remote = Recorder(engine, settings, WriterProcess(settings))
     remote.start()
     yield remote
     remote.close()
