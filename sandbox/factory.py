@@ -146,15 +146,8 @@ class ZygoteFactory:
         try:
             sandbox, joins = workshop.new_sandbox(self.resolved, tmp_mb)
             fds.update(joins)
-            init = plan.init_plan(sandbox.shape)
-            worker = plan.worker_plan(sandbox.shape)
             sandbox.slot.cgroup.set_limits(workshop.limits(memory_mb))
-            request = {
-                **request,
-                "init": plan.to_json(init),
-                "worker": plan.to_json(worker),
-                "map": plan.to_json(plan.map_plan(sandbox.shape)),
-            }
+            request = {**request, **_plans(sandbox.shape)}
             if "attach" in request:
                 request["drop"] = plan.to_json(plan.drop_plan(sandbox.shape))
             zygote.fork(request, {**sandbox.child_descriptors(), **fds, **given})
@@ -226,6 +219,12 @@ class ZygoteFactory:
         locale = environment.locale_of(self.resolved.image.root)
         request: dict[str, object] = {"plan": plan.to_json(steps), "argv": argv, "environment": environment.for_exec(locale)}
         return request, {"@null": workshop.null, **cgroups}
+
+
+def _plans(shape: plan.Shape) -> dict[str, object]:
+    """What a zygote is told of every sandbox."""
+    stages = {"enter": plan.enter_plan, "mounts": plan.mounts_plan, "worker": plan.worker_plan, "map": plan.map_plan}
+    return {stage: plan.to_json(made(shape)) for stage, made in stages.items()}
 
 
 class ExecFactory:

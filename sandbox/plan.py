@@ -5,7 +5,8 @@ JSON, so it can be sent, printed (`--debug`) and compared. A string that starts 
 plan.
 
     zygote    launcher's child: own mount and net namespaces, pivoted into the image, five capabilities, exec
-    init      PID 1 of a sandbox: cgroups first, then its namespaces, /proc, /tmp, /dev/shm
+    enter     PID 1 of a sandbox: cgroups first, then its namespaces
+    mounts    PID 1 while its worker starts: /proc, /tmp, /dev/shm
     attach    PID 1 when the function is known: code at /var/user, layers at /opt
     worker    PID 1's child: limits, ids, its user namespace, no capability, the worker's system call filter
     map       PID 1 meanwhile: writes the ids of the worker's user namespace
@@ -146,41 +147,39 @@ def zygote_plan(root: str, stage: str, files: dict[str, str], cgroups: tuple[str
     ]
 
 
-def init_plan(shape: Shape) -> Plan:
-    """PID 1 of a sandbox, already in its pid namespace and inside the image."""
-    tmp = f"size={shape.tmp_mb}m,nr_inodes={shape.tmp_inodes},mode=1777,uid={shape.uid},gid={shape.gid}"
-    steps = [
+def enter_plan(shape: Shape) -> Plan:
+    """PID 1 of a sandbox, already in its pid namespace: everything that the worker must inherit. It is forked next, and starts up while
+    PID 1 goes on with `mounts_plan`: they share the mount namespace, and `map_plan` lets it go on only when that is complete."""
+    return [
         # before CLONE_NEWCGROUP: the cgroup we are in then becomes the namespace's root
         Step("join_cgroups", shape.cgroups, "the sandbox's cgroup is gone"),
         Step("unshare", (k.CLONE_NEWNS | k.CLONE_NEWUTS | k.CLONE_NEWIPC | k.CLONE_NEWCGROUP,)),
         Step("setns", ("@net", k.CLONE_NEWNET)),
         Step("mount", (None, "/", None, k.MS_REC | k.MS_PRIVATE, None)),
-        Step("mount", ("proc", "/proc", "proc", k.MS_NOSUID | k.MS_NODEV | k.MS_NOEXEC, None)),
-    ]
-    steps += [Step("mask_file", (f"/proc/{name}",)) for name in MASKED_FILES]
-    steps += [Step("mask_directory", (f"/proc/{name}",)) for name in MASKED_DIRECTORIES]
-    steps += [Step("read_only", (f"/proc/{name}",)) for name in READ_ONLY_IN_PROC]
-    steps += [
-        Step("mount", ("tmpfs", "/tmp", "tmpfs", _TMPFS, tmp)),
-        Step(
-            "mount",
-            ("tmpfs", "/dev/shm", "tmpfs", _TMPFS, f"size={shape.shm_mb}m,nr_inodes=4096,mode=1777,uid={shape.uid},gid={shape.gid}"),
-        ),
         Step("sethostname", ("sandbox",)),
         Step("umask", (0o022,)),
     ]
+
+
+def mounts_plan(shape: Shape) -> Plan:
+    """PID 1 inside the image: /proc of its pid namespace, /tmp and /dev/shm."""
+    tmp = f"size={shape.tmp_mb}m,nr_inodes={shape.tmp_inodes},mode=1777,uid={shape.uid},gid={shape.gid}"
+    shm = f"size={shape.shm_mb}m,nr_inodes=4096,mode=1777,uid={shape.uid},gid={shape.gid}"
+    steps = [Step("mount", ("proc", "/proc", "proc", k.MS_NOSUID | k.MS_NODEV | k.MS_NOEXEC, None))]
+    steps += [Step("mask_file", (f"/proc/{name}",)) for name in MASKED_FILES]
+    steps += [Step("mask_directory", (f"/proc/{name}",)) for name in MASKED_DIRECTORIES]
+    steps += [Step("read_only", (f"/proc/{name}",)) for name in READ_ONLY_IN_PROC]
+    steps += [Step("mount", ("tmpfs", "/tmp", "tmpfs", _TMPFS, tmp)), Step("mount", ("tmpfs", "/dev/shm", "tmpfs", _TMPFS, shm))]
     return steps
 
 
 def exec_plan(shape: Shape, root: Plan, *, layers: bool) -> Plan:
     """PID 1 of a sandbox that is exec'd, from the host's root directory to the function's code in its place."""
-    inside = init_plan(shape)
-    split = 2  # cgroups and namespaces first, then the image's root, then the rest of PID 1's plan
     last = [
         Step("bounding_set", ([],)),
         Step("seccomp", ("base",), SECCOMP_HINT),  # after the last mount and bounding_set; a zygote's forks have it from their zygote
     ]
-    return [*inside[:split], *root, *inside[split:], *attach_plan(layers=layers, tmp_mb=None), *last]
+    return [*enter_plan(shape), *root, *mounts_plan(shape), *attach_plan(layers=layers, tmp_mb=None), *last]
 
 
 def attach_plan(*, layers: bool, tmp_mb: int | None) -> Plan:

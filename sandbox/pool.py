@@ -219,6 +219,7 @@ class SandboxPool:
 
     async def _recycle(self, sandbox: Sandbox) -> None:
         if await sandbox.close():
+            await asyncio.to_thread(self._workshop.slots.empty, sandbox.slot)  # milliseconds, of which a call that waits must not know
             self._workshop.slots.give_back(sandbox.slot)
         else:
             _log.error("slot %d is given up: its processes do not die", sandbox.slot.index)

@@ -24,10 +24,11 @@ class Slot:
     uid: int
     cgroup: Cgroup
     oom_kills: int = 0
+    is_empty: bool = False
 
 
 class Slots:
-    """Hands out a kept slot, or makes one; `give_back` empties the cgroup's memory first."""
+    """Hands out a kept slot, or makes one; what is given back is emptied first."""
 
     def __init__(self, driver: Driver, first_uid: int) -> None:
         self._driver = driver
@@ -60,13 +61,23 @@ class Slots:
         if len(self._free) < count and self._next < MAX_SLOTS:
             self._free.append(self._new())
 
-    def give_back(self, slot: Slot) -> None:
-        """The sandbox's tree is dead. A cgroup that cannot be emptied is removed instead of kept."""
-        self.used -= 1
+    def empty(self, slot: Slot) -> None:
+        """Make a slot whose tree is dead fit for another sandbox. It takes milliseconds: who is in a loop does it in a thread first."""
         try:
             slot.cgroup.thaw()
             slot.cgroup.force_empty()
-            if len(self._free) < KEPT_FREE:
+            slot.is_empty = True
+        except OSError as error:
+            _log.warning("cgroup of slot %d is not reused: %s", slot.index, error)
+
+    def give_back(self, slot: Slot) -> None:
+        """The sandbox's tree is dead. A cgroup that can't be emptied is removed instead of kept."""
+        self.used -= 1
+        if not slot.is_empty:
+            self.empty(slot)
+        reusable, slot.is_empty = slot.is_empty, False
+        try:
+            if reusable and len(self._free) < KEPT_FREE:
                 slot.oom_kills = slot.cgroup.oom_kills()
                 self._free.append(slot)
                 return

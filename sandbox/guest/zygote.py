@@ -3,7 +3,7 @@
     python zygote.py          descriptor 3: channel to sandboxd (SOCK_SEQPACKET), 4: the pid namespace we fork back into
 
     sandboxd: {"op": "start", "preloads": [...], "rehearsal": dir, "filters": {...}}   zygote: {"op": "ready", "python": "2.7.5", "skipped": {...}}
-    sandboxd: {"op": "fork", "fds": [...], "init": plan, "worker": plan, "map": plan, "rehearsal": dir[, "attach": plan, "drop": plan]}  (the new PID 1 answers on its own control socket)
+    sandboxd: {"op": "fork", "fds": [...], "enter": plan, "mounts": plan, "worker": plan, "map": plan, "rehearsal": dir[, "attach": plan, "drop": plan]}  (the new PID 1 answers on its own control socket)
 
 PID 1 of a sandbox, forked here, speaks on its control socket:
     to sandboxd    {"op": "ready"}  {"op": "specialised"}  {"op": "error", ...}  {"op": "exited", "status": n}
@@ -309,7 +309,7 @@ def start_sandbox(request, fds):
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the zygote ignores it; we must see how the worker ends
     control, worker_socket, log = fds.pop("@control"), fds.pop("@worker"), fds.pop("@log")
-    run("init", request["init"], fds, control)
+    run("enter", request["enter"], fds, control)
     ours, theirs = socket.socketpair()
     pid = fork_plainly()
     if pid == 0:
@@ -319,6 +319,7 @@ def start_sandbox(request, fds):
     theirs.close()
     for fd in (worker_socket, log):
         os.close(fd)
+    run("mounts", request["mounts"], fds, control)
     run("map", request["map"], {"@worker": ours.fileno()}, control)
     if "attach" in request:  # made for a call that waits: its function came along, and saves a round trip
         run("attach", request["attach"], fds, control)

@@ -196,7 +196,7 @@ def state_after(side: Side, cgroup: Cgroup, code: Path) -> dict[str, Any]:
     ]
     # a zygote empties its bounding set and installs the base filter once for all sandboxes, an exec'd one by its own plan: here they
     # are steps of the test's
-    steps = [*plan.init_plan(own), *attach, plan.Step("bounding_set", ([],)), plan.Step("seccomp", ("base",))]
+    steps = [*plan.enter_plan(own), *plan.mounts_plan(own), *attach, plan.Step("bounding_set", ([],)), plan.Step("seccomp", ("base",))]
     try:
         with mapper(own) as init:
             status, state = side.run([*steps, *plan.worker_plan(own)], {**fds, "@init": init})
@@ -316,7 +316,8 @@ def test_the_guest_knows_only_what_the_host_knows(guest: Side) -> None:
 def test_each_side_knows_every_operation_of_the_plans_it_is_given() -> None:
     own = shape({"@cgroup": 0})
     inside = [
-        *plan.init_plan(own),
+        *plan.enter_plan(own),
+        *plan.mounts_plan(own),
         *plan.attach_plan(layers=True, tmp_mb=1),
         *plan.drop_plan(own),
         *plan.worker_plan(own),

@@ -215,7 +215,8 @@ SHAPE = plan.Shape(uid=7001, gid=7001, tmp_mb=512, tmp_inodes=1000, shm_mb=64, d
 ZYGOTE = plan.zygote_plan("/images/x/root", "/run/stage", {"guest/worker.py": "print"}, ("@memory",))
 PLANS = {
     "zygote": ZYGOTE,
-    "init": plan.init_plan(SHAPE),
+    "enter": plan.enter_plan(SHAPE),
+    "mounts": plan.mounts_plan(SHAPE),
     "attach": plan.attach_plan(layers=True, tmp_mb=64),
     "worker": plan.worker_plan(SHAPE),
     "map": plan.map_plan(SHAPE),
@@ -231,18 +232,18 @@ def place(steps: plan.Plan, op: str, matching: Callable[[tuple[Any, ...]], bool]
 
 
 def test_cgroups_are_joined_before_their_namespace_is_made() -> None:
-    steps = PLANS["init"]
+    steps = PLANS["enter"]
     assert place(steps, "join_cgroups") < place(steps, "unshare", lambda args: bool(args[0] & k.CLONE_NEWCGROUP))
 
 
 def test_every_namespace_but_pid_and_user_is_entered_by_pid_1() -> None:
-    steps = PLANS["init"]
+    steps = PLANS["enter"]
     flags = steps[place(steps, "unshare")].args[0]
     assert flags == k.CLONE_NEWNS | k.CLONE_NEWUTS | k.CLONE_NEWIPC | k.CLONE_NEWCGROUP
     assert steps[place(steps, "setns")].args == ("@net", k.CLONE_NEWNET)
 
 
-@pytest.mark.parametrize("name", ["init", "zygote"])
+@pytest.mark.parametrize("name", ["enter", "zygote"])
 def test_mounts_are_private_before_anything_is_mounted(name: str) -> None:
     steps = PLANS[name]
     first = next(index for index, step in enumerate(steps) if step.op == "mount")
@@ -251,7 +252,7 @@ def test_mounts_are_private_before_anything_is_mounted(name: str) -> None:
 
 
 def test_proc_is_mounted_before_it_is_masked() -> None:
-    steps = PLANS["init"]
+    steps = PLANS["mounts"]
     mounted = place(steps, "mount", lambda args: args[1] == "/proc")
     assert all(index > mounted for index, step in enumerate(steps) if step.op.startswith("mask_") or step.op == "read_only")
 
@@ -319,7 +320,7 @@ def test_every_attached_tree_was_cloned_and_ends_read_only() -> None:
 
 
 def test_tmp_has_its_size_its_owner_and_no_privilege() -> None:
-    source, target, kind, flags, options = PLANS["init"][place(PLANS["init"], "mount", lambda args: args[1] == "/tmp")].args
+    source, target, kind, flags, options = PLANS["mounts"][place(PLANS["mounts"], "mount", lambda args: args[1] == "/tmp")].args
     assert (source, target, kind) == ("tmpfs", "/tmp", "tmpfs")
     assert flags == k.MS_NOSUID | k.MS_NODEV
     assert options == "size=512m,nr_inodes=1000,mode=1777,uid=7001,gid=7001"
