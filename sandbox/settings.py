@@ -70,7 +70,7 @@ class Settings:
     tmp_inodes: int = _setting(65_536, "files and directories in a sandbox's /tmp", low=64)
     shm_mb: int = _setting(64, "size of /dev/shm, charged to the function's own memory", low=1)
 
-    prepared: int = _setting(4, "prepared sandboxes kept ready for each runtime in use", low=0)
+    prepared: int = _setting(8, "prepared sandboxes kept ready for each runtime in use", low=0)
     keep_alive_seconds: float = _setting(300.0, "an idle worker goes after this time", low=0)
     freeze_after_seconds: float = _setting(1.0, "an idle worker is frozen after this time", low=0)
     memory_reserve_percent: float = _setting(10.0, "free memory below which idle workers go", low=0, high=90)
