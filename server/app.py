@@ -32,6 +32,7 @@ LOOKUP_THREADS: Final = 8
 #: Unpacking is mostly CPU: more at once only hurt the calls.
 UPLOAD_THREADS: Final = 2
 LAST_CALLS_SECONDS: Final = 3.0
+GC_THRESHOLD: Final = (20_000, 20, 50)
 #: What Falcon waits for before it looks at a request.
 NOTHING_YET: Final = {"type": "http.request", "body": b"", "more_body": True}
 
@@ -96,9 +97,10 @@ class Lifespan:
         services.recorder.start()
         services.client.on_change = services.cache.forget
         await services.client.start()
-        # What is there now stays: collections look only at what comes and goes with requests.
+        # What is there now stays: collections look only at what comes and goes with requests, which leave few cycles behind.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         services = self._services
