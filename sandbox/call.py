@@ -1,7 +1,7 @@
 """One call, from the request for a lease to sandboxd's verdict: a state machine that the loop's callbacks drive to its end.
 
     begin ─▶ acquire ─▶ (cold: hello ─▶ load ─▶ running) ─▶ event ─▶ result ─▶ release ─▶ ended(Reply)
-                 └ refused ─▶ ended(error)                       any failure ─┘       └ sandboxd gone ─▶ ended(LaunchError)
+                 └ refused ─▶ ended(error)                       any failure ─┘       └ sandboxd gone ─▶ ended(CallLost)
 
 Nobody has to wait for it: once begun it ends by itself and always in a release, whatever happens to whoever asked. The reply is built
 only from sandboxd's verdict.
@@ -22,12 +22,12 @@ import orjson
 
 from sandbox import environment
 from sandbox.errors import (
+    CallLost,
     EventInvalid,
     HandlerError,
     HandlerNotFound,
     InitTimeout,
     InvocationFailed,
-    LaunchError,
     MemoryLimit,
     ProcessExit,
     ProtocolError,
@@ -247,7 +247,7 @@ class Call:
     @_guarded
     def _judged(self, answer: Message | SandboxError, fds: list[int]) -> None:
         if isinstance(answer, SandboxError):  # it had begun: not a refusal, and nobody knows what it did
-            lost = LaunchError("release", "sandboxd went away during the call", hint="see the log of sandboxd")
+            lost = CallLost("sandboxd went away during the call", hint="it may have run; see the log of sandboxd")
             lost.__cause__ = answer
             self._end(lost)
             return
@@ -287,7 +287,7 @@ class Call:
                 self._door.request(message, lambda *_: None)
             except SandboxError as error:
                 _log.warning("call %s: %s", self._request_id, error)
-        self._end(LaunchError("call", "internal error", hint="see the server's log"))
+        self._end(CallLost("an internal error ended the call", hint="it may have run; see the server's log"))
 
     def _judge(self, verdict: Message) -> InvocationFailed | None:
         """The call's error by sandboxd's verdict; None is success."""

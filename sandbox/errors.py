@@ -19,6 +19,7 @@
     │   ├── ProtocolError            what came back was not a frame of ours
     │   └── ReplyTooLarge            the return value is over the limit
     ├── LaunchError                  a sandbox could not be made: stage, step, errno, path
+    ├── CallLost                     it had begun, and nobody knows how it ended
     ├── ImageError                   an image is missing, broken or was refused at import
     └── ConfigError                  a setting's value is wrong
 
@@ -139,6 +140,10 @@ class LaunchError(SandboxError):
         where = f" {path}" if path else ""
         super().__init__(f"{stage}: {step}{where}: {reason}", hint=hint)
         self.stage, self.step, self.errno, self.path = stage, step, errno, path
+
+
+class CallLost(SandboxError):
+    code = "call_lost"
 
 
 class ImageError(SandboxError):

@@ -161,6 +161,7 @@ FAILURES: dict[type[runtime.SandboxError], Failure] = {
     # 436: SCF's InvalidParameterValue for what a call asks for, as 400 is kept for the event.
     runtime.RuntimeNotFound: Failure(400, 436, "No such runtime"),
     runtime.LaunchError: Failure(500, 500, "A sandbox could not be made"),
+    runtime.CallLost: Failure(500, 500, "The call was lost"),
     runtime.ImageError: Failure(500, 500, "An image is broken or missing"),
     runtime.ConfigError: Failure(500, 500, "A setting is wrong"),
 }
@@ -181,7 +182,8 @@ def from_runtime(error: runtime.SandboxError) -> ApiError:
     row = failure_of(error)
     retry_after = max(1, error.retry_after_seconds) if row.retry and isinstance(error, runtime.Refused) else None
     if row.http == 500:
-        return ApiError(500, error.code, row.title, "the call could not be started", "see the server's log", row.scf)
+        what = "the call had begun, how it ended is not known" if isinstance(error, runtime.CallLost) else "the call could not be started"
+        return ApiError(500, error.code, row.title, what, "see the server's log", row.scf)
     return ApiError(row.http, error.code, row.title, error.message, error.hint, row.scf, retry_after)
 
 

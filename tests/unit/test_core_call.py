@@ -14,11 +14,11 @@ import pytest
 
 from sandbox.call import MAX_MESSAGE, MAX_TRACE, REPLY_SLACK_BYTES, Call
 from sandbox.errors import (
+    CallLost,
     EventInvalid,
     HandlerError,
     HandlerNotFound,
     InvocationFailed,
-    LaunchError,
     ProcessExit,
     ProtocolError,
     ReplyTooLarge,
@@ -264,7 +264,7 @@ async def test_sandboxd_gone_at_the_release_is_no_refusal() -> None:
         await stage.receive()
         await stage.send(RESULT, b"1")
         came = await asyncio.wait_for(stage.ended, 5)
-    assert isinstance(came, LaunchError) and "went away during the call" in came.message
+    assert isinstance(came, CallLost) and "went away during the call" in came.message
 
 
 async def test_a_fault_of_ours_ends_the_call_and_gives_the_lease_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,5 +276,5 @@ async def test_a_fault_of_ours_ends_the_call_and_gives_the_lease_back(monkeypatc
         await stage.receive()
         await stage.send(RESULT, b"1")
         came = await asyncio.wait_for(stage.ended, 5)
-    assert isinstance(came, LaunchError) and "internal error" in came.message
+    assert isinstance(came, CallLost) and "internal error" in came.message
     assert stage.released["outcome"] == "broken"

@@ -22,6 +22,7 @@ from sandbox.channel import Channel
 from sandbox.client import Client
 from sandbox.errors import (
     BY_CODE,
+    CallLost,
     HandlerError,
     HandlerNotFound,
     InitTimeout,
@@ -522,7 +523,7 @@ async def test_a_call_that_had_begun_when_sandboxd_went_is_no_refusal(client: Cl
     await until(lambda: len(sandboxd.saw("running")) == 1)
     sandboxd.go_away()
     sandboxd.workers[0].end()  # sandboxes die with sandboxd
-    with pytest.raises(LaunchError, match="sandboxd went away during the call"):
+    with pytest.raises(CallLost, match="sandboxd went away during the call"):
         await waiting
 
 

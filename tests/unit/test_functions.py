@@ -435,6 +435,7 @@ def test_every_error_of_the_runtime_has_its_codes() -> None:
         ("stale_function", 503, 500),
         ("unavailable", 503, 500),
         ("launch_failed", 500, 500),
+        ("call_lost", 500, 500),
         ("image_error", 500, 500),
         ("config_error", 500, 500),
     ],
