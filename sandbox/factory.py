@@ -78,18 +78,22 @@ class Workshop:
         return sandbox, joins
 
     def open_code(self, digest: str) -> int:
-        """A detached read-only mount of a package. Beneath the store, no symbolic link followed; ImageError if it is not there."""
+        """A detached read-only mount of a package; ImageError if it is not there.
+
+        The state directory is the API's, so everything beneath it may have been exchanged: no symbolic link is followed there, the
+        store's own name included.
+        """
         if not digest or "/" in digest or digest.startswith("."):
             raise ImageError(f"{digest!r} is not a code digest")
-        store = os.open(self.settings.code_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        state = os.open(self.settings.state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            directory = filesystem.open_beneath(store, digest, os.O_PATH | os.O_DIRECTORY)
+            directory = filesystem.open_beneath(state, f"{self.settings.code_dir.name}/{digest}", os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             raise ImageError(
                 f"code {digest[:12]} is not in the store: {os.strerror(error.errno or 0)}", hint="deploy the function again"
             ) from error
         finally:
-            os.close(store)
+            os.close(state)
         try:
             return filesystem.clone_tree_read_only(directory)
         finally:
@@ -246,7 +250,11 @@ class ExecFactory:
             given = {"@null": workshop.null, **sandbox.child_descriptors(), **fds}
             if layers is not None:
                 given["@layers"] = layers
-            workshop.launcher.request({"op": "exec", **self._request(resolved, spec, sandbox, layers is not None)}, given)
+            try:
+                workshop.launcher.request({"op": "exec", **self._request(resolved, spec, sandbox, layers is not None)}, given)
+            except LaunchError:
+                await self._discard(sandbox)
+                raise
         finally:
             for fd in fds.values():
                 os.close(fd)
@@ -254,12 +262,15 @@ class ExecFactory:
         try:
             await sandbox.ready(READY_TIMEOUT_SECONDS)
         except LaunchError:
-            await sandbox.close()
-            workshop.slots.give_back(sandbox.slot)
+            await self._discard(sandbox)
             raise
         sandbox.to(states.PREPARED)
         sandbox.to(states.SPECIALISING)
         return sandbox
+
+    async def _discard(self, sandbox: Sandbox) -> None:
+        await sandbox.close()
+        self._workshop.slots.give_back(sandbox.slot)
 
     def _request(self, resolved: Resolved, spec: FunctionSpec, sandbox: Sandbox, layers: bool) -> dict[str, object]:
         shape = sandbox.shape

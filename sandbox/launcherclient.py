@@ -9,7 +9,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import orjson
+
 from sandbox.channel import Channel
+from sandbox.errors import LaunchError
+from sandbox.protocol import MAX_MESSAGE_BYTES
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +27,11 @@ class LauncherClient:
         self.reaped = 0
 
     def request(self, message: dict[str, Any], fds: dict[str, int]) -> None:
-        self._channel.send({**message, "fds": list(fds)}, list(fds.values()))
+        """Raises LaunchError for one that is too long: the launcher would take the cut packet for a broken sandboxd, and end."""
+        whole = {**message, "fds": list(fds)}
+        if (size := len(orjson.dumps(whole))) > MAX_MESSAGE_BYTES:
+            raise LaunchError("launcher", f"a request of {size} bytes, limit {MAX_MESSAGE_BYTES}", hint="a shorter environment")
+        self._channel.send(whole, list(fds.values()))
 
     def close(self) -> None:
         self._channel.close()

@@ -50,7 +50,7 @@ class Settings:
     limit_event_bytes: int = _setting(6 * 1024 * 1024, "event of a synchronous call, bytes", low=1)
     limit_async_event_bytes: int = _setting(128 * 1024, "event of an asynchronous call, bytes", low=1)
     limit_reply_bytes: int = _setting(6 * 1024 * 1024, "return value, bytes", low=1)
-    limit_environment_bytes: int = _setting(4 * 1024, "environment of a function, bytes", low=0)
+    limit_environment_bytes: int = _setting(4 * 1024, "environment of a function, bytes", low=0, high=16 * 1024)
     limit_timeout_seconds: int = _setting(300, "longest time limit of a function", low=1)
     limit_memory_mb: int = _setting(3072, "largest memory of a function", low=64)
     limit_tmp_mb: int = _setting(4096, "largest /tmp of a function", low=1)
