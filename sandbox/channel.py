@@ -25,11 +25,22 @@ Handler = Callable[[dict[str, Any], list[int], int], None]
 
 
 class Channel:
-    """`on_message(message, fds, pid)` for each packet, `on_close()` once, whoever closed."""
+    """`on_message(message, fds, pid)` for each packet, `on_close()` once, whoever closed.
 
-    __slots__ = ("_closed", "_fd", "_loop", "_on_close", "_on_message", "_queue", "sock")
+    A peer for which more than `queue_bytes` wait unread is closed: one that is not trusted must not fill our memory.
+    """
 
-    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, on_message: Handler, on_close: Callable[[], None]) -> None:
+    __slots__ = ("_closed", "_fd", "_loop", "_on_close", "_on_message", "_queue", "_queue_bytes", "_queued", "sock")
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        on_message: Handler,
+        on_close: Callable[[], None],
+        *,
+        queue_bytes: int | None = None,
+    ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._fd = sock.fileno()
@@ -37,6 +48,8 @@ class Channel:
         self._on_message = on_message
         self._on_close = on_close
         self._queue: deque[tuple[bytes, list[int]]] = deque()
+        self._queued = 0
+        self._queue_bytes = queue_bytes
         self._closed = False
         loop.add_reader(self._fd, self._readable)
 
@@ -58,6 +71,10 @@ class Channel:
             except OSError as error:
                 self._fail(error)
                 return
+        self._queued += len(raw)
+        if self._queue_bytes is not None and self._queued > self._queue_bytes:
+            self._fail(ConnectionError(f"the peer leaves {self._queued} bytes unread"))
+            return
         self._queue.append((raw, [os.dup(fd) for fd in fds]))
 
     def close(self) -> None:
@@ -112,6 +129,7 @@ class Channel:
                 self._fail(error)
                 return
             self._queue.popleft()
+            self._queued -= len(raw)
             self._drop(fds)
         self._loop.remove_writer(self._fd)
 

@@ -9,6 +9,8 @@ from sandbox.errors import LaunchError
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec
 
+MAX_NAME = 512
+MAX_GENERATION = 1 << 53
 _DIGEST = re.compile(r"[0-9a-z]{16,128}")
 SPECS_KEPT = 4096
 
@@ -41,10 +43,10 @@ def checked_spec(data: Any, settings: Settings) -> FunctionSpec:
         raise LaunchError("request", f"specification: {error}") from error
     for name in ("function_id", "name", "namespace", "version", "runtime", "handler", "code"):
         value = getattr(spec, name)
-        if not isinstance(value, str) or not value or len(value) > 512:
-            raise LaunchError("request", f"specification: {name} is not a text of 1 to 512 characters")
+        if not isinstance(value, str) or not value or len(value) > MAX_NAME:
+            raise LaunchError("request", f"specification: {name} is not a text of 1 to {MAX_NAME} characters")
     bounds = {
-        "generation": (0, 1 << 53),
+        "generation": (0, MAX_GENERATION),
         "memory_mb": (1, settings.limit_memory_mb),
         "tmp_mb": (1, settings.limit_tmp_mb),
         "timeout_seconds": (0.001, settings.limit_timeout_seconds),
@@ -68,4 +70,18 @@ def checked_spec(data: Any, settings: Settings) -> FunctionSpec:
         for key, value in spec.environment.items()
     ):
         raise LaunchError("request", "specification: environment is not a table of text")
+    # an exec takes it along in one message to the launcher, which must not be made longer than a message may be
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in spec.environment.items())
+    if size > settings.limit_environment_bytes:
+        raise LaunchError("request", f"specification: environment of {size} bytes, limit {settings.limit_environment_bytes}")
     return spec
+
+
+def checked_retirement(message: dict[str, Any]) -> tuple[str, int | None]:
+    """(function_id, generation or None) of a `retire`. Raises LaunchError: what is kept of it is kept for as long as we live."""
+    function_id, generation = message.get("function_id"), message.get("generation")
+    if not isinstance(function_id, str) or not 0 < len(function_id) <= MAX_NAME:
+        raise LaunchError("request", f"retire: function_id is not a text of 1 to {MAX_NAME} characters")
+    if generation is not None and (type(generation) is not int or not 0 <= generation <= MAX_GENERATION):
+        raise LaunchError("request", "retire: generation is neither null nor a whole number within bounds")
+    return function_id, generation

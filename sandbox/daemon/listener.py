@@ -25,7 +25,7 @@ from typing import Any
 
 from sandbox import states
 from sandbox.channel import Channel
-from sandbox.daemon.checks import CheckedSpecs
+from sandbox.daemon.checks import CheckedSpecs, checked_retirement
 from sandbox.daemon.leases import Ending, Lease, Leases, error_message
 from sandbox.errors import LaunchError, SandboxError
 from sandbox.kernel import sockets
@@ -37,6 +37,10 @@ from sandbox.spec import FunctionSpec
 _log = logging.getLogger(__name__)
 
 PART = 100
+#: Of all clients together: the API's processes have one each. A flood must leave us descriptors for sandboxes.
+MAX_CONNECTIONS = 256
+#: Of one client; a description of ten thousand sandboxes is about 3 MB.
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
 
 
 def _not_made(error: OSError) -> LaunchError:
@@ -70,7 +74,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, server: Listener) -> None:
         self._server = server
-        self.channel = Channel(sock, server.loop, self._message, self._ended)
+        self.channel = Channel(sock, server.loop, self._message, self._ended, queue_bytes=MAX_UNREAD_BYTES)
 
     def _message(self, message: dict[str, Any], fds: list[int], pid: int) -> None:
         for fd in fds:  # clients have none to send
@@ -178,8 +182,8 @@ class Connection:
         self.channel.send({"id": number, **await self._server.leases.destroyed(ending)})
 
     async def _retire(self, number: Any, message: dict[str, Any]) -> None:
-        function_id, generation = str(message["function_id"]), message["generation"]
-        self._server.pool.retire(function_id, None if generation is None else int(generation))
+        function_id, generation = checked_retirement(message)
+        self._server.pool.retire(function_id, generation)
         self._server.broadcast({"op": "changed", "function_id": function_id}, but=self)
         self.channel.send({"id": number})
 
@@ -236,6 +240,10 @@ class Listener:
         pid, uid, _ = sockets.peer_credentials(sock)
         if uid not in self._allowed:
             _log.warning("connection refused: pid=%d uid=%d", pid, uid)
+            sock.close()
+            return
+        if len(self._connections) >= MAX_CONNECTIONS:
+            _log.warning("connection refused: pid=%d, %d are open", pid, len(self._connections))
             sock.close()
             return
         self._connections.add(Connection(sock, self))
