@@ -355,7 +355,8 @@ def read_retrying(fd):
 def start_worker(request, fds, control, worker_socket, log, init):
     """The worker's process: drop to the sandbox's uid, rehearse, then serve. Never returns."""
     run("worker", request["worker"], dict(fds, **{"@init": init.fileno()}), control)
-    os.close(control)
+    for fd in [control] + list(fds.values()):  # with `attach` the function's trees came along, which PID 1 attaches: no door for user code
+        os.close(fd)
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(log, 1)
