@@ -23,6 +23,9 @@ from typing import Any
 
 import pytest
 
+#: The image and the instances: integration/ and hostile/ share them.
+pytest_plugins = ["tests.integration.fixtures"]
+
 SUITES = ("unit", "integration", "hostile", "e2e")
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -104,13 +104,14 @@ def packed(code: str | Mapping[str, str | bytes]) -> str:
 class Instance:
     """`start` returns once every part serves; `stop` asserts exit status 0; `close` is for a fixture's end, whatever happened."""
 
-    def __init__(self, folder: Path, image: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *built_images: Path, **settings: Any) -> None:
         self.home, self.run = folder / "home", folder / "run"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         images = self.home / "images"
         images.mkdir(parents=True)
-        shutil.copytree(image, images / "host", symlinks=True, copy_function=os.link)
+        for image in built_images:
+            shutil.copytree(image, images / image.name, symlinks=True, copy_function=os.link)
         own: dict[str, Any] = {"home": self.home, "run": self.run, "listen": f"127.0.0.1:{self.port}", "limit_functions": 1000, **settings}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HEARTH_")}
         self.environment = kept | {f"HEARTH_{key.upper()}": str(value) for key, value in own.items()}

@@ -63,13 +63,8 @@ def guest(request: pytest.FixtureRequest) -> Guest:
 
 
 @pytest.fixture(scope="module")
-def hearth(start: Callable[..., Instance]) -> Iterator[Instance]:
-    with leaving_nothing(start(default_memory_mb=512)) as instance:
-        if python := find_python("2.7"):
-            command = [sys.executable, "-m", "sandbox.admin", "image", "build", "host", "--name", "py27", "--python", python]
-            subprocess.run(command, env=instance.environment, cwd=ROOT, check=True, capture_output=True, timeout=120)
-            instance.stop()
-            instance.start()
+def hearth(start: Callable[..., Instance], python27_image: Path | None) -> Iterator[Instance]:
+    with leaving_nothing(start(python27_image, default_memory_mb=512)) as instance:
         yield instance
 
 
