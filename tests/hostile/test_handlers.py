@@ -1,6 +1,7 @@
-"""Handlers that do their worst (lessons.md, behaviours 15 and 16).
+"""Handlers that do their worst to their own interpreter, their processes and their link.
 
-A clear status each time, the next call is served, the neighbours notice nothing.
+A clear status each time, the next call is served, the neighbours notice nothing. The control is the same function without the attack.
+Sources: behaviours 15 and 16 of what hurts the users of comparable systems (snekbox, OpenLambda, Fn, LocalStack), signal(7), exit(3).
 """
 
 from __future__ import annotations
@@ -63,23 +64,7 @@ ATTACKS = [
     Attack("sets an alarm that kills it later", "signal.setitimer(signal.ITIMER_REAL, 0.05)", (200,)),
     Attack("returns twice by fork", "os.fork()", (200, 439)),
     Attack("lets a child return for it", "if os.fork(): time.sleep(60)", (200, 433, 439)),
-    Attack("writes garbage to its link", FIND_LINK + "    os.write(link, b'garbage' * 999)", (439,)),
-    Attack(
-        "writes a huge frame header to its link",
-        FIND_LINK + "    os.write(link, struct.pack('!II', 1 << 31, 1 << 31)); time.sleep(9)",
-        (407, 439),
-    ),
-    Attack("answers for another call", FIND_LINK + "    frame(link, {'op': 'result', 'id': 'somebody else'}, b'1')", (439,)),
     Attack("answers by itself, then again", FIND_LINK + "    frame(link, {'op': 'result', 'id': context['request_id']}, b'1')", (200, 439)),
-    Attack(
-        "answers what is not JSON", FIND_LINK + "    frame(link, {'op': 'result', 'id': context['request_id']}, b'{]')", (200, 430, 439)
-    ),
-    Attack("says hello again", FIND_LINK + "    frame(link, {'op': 'hello', 'protocol': 1})", (439,)),
-    Attack(
-        "claims a failure of its own making",
-        FIND_LINK + "    frame(link, {'op': 'failed', 'id': context['request_id'], 'code': 'no_capacity', 'message': 'x'})",
-        (439,),
-    ),
     Attack(
         "reads from its link",
         FIND_LINK + "    threading.Thread(target=os.read, args=(link, 9999), daemon=True).start()",
@@ -99,8 +84,6 @@ ATTACKS = [
     Attack("lowers the recursion limit", "sys.setrecursionlimit(30)", (200, 430)),
     Attack("raises the recursion limit and recurses", "sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", (430, 434, 439)),
     Attack("starts a thread that outlives the reply", "threading.Thread(target=time.sleep, args=(600,)).start()", (200,)),
-    Attack("starts threads without end", "while True: threading.Thread(target=time.sleep, args=(600,), daemon=True).start()", (430, 434)),
-    Attack("opens files without end", "kept.extend(open('/dev/null') for _ in range(5000))", (430,)),
     Attack("returns what cannot be encoded", "a = []; a.append(a); return a", (430,)),
     Attack("returns an object whose keys raise", "class D(dict):\n    def items(self): os._exit(3)\nreturn D(a=1)", (200, 430, 439)),
     Attack("changes directory and removes what it can", "import shutil; os.chdir('/'); shutil.rmtree('/', ignore_errors=True)", (200,)),
