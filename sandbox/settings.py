@@ -10,18 +10,22 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from sandbox import addresses
 from sandbox.errors import ConfigError
 
 DEFAULT_CONFIG = "/etc/hearth/hearth.toml"
 
 
-def _setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+def _setting(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, parse: Callable[[str], object] | None = None
+) -> Any:
+    """`parse` raises ValueError for a text that is none."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "parse": parse})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,7 @@ class Settings:
     tmp_inodes: int = _setting(65_536, "files and directories in a sandbox's /tmp", low=64)
     shm_mb: int = _setting(64, "size of /dev/shm, charged to the function's own memory", low=1)
 
-    prepared: int = _setting(8, "prepared sandboxes kept ready for each runtime in use", low=0)
+    prepared: int = _setting(8, "prepared sandboxes kept ready for each runtime and network in use", low=0)
     keep_alive_seconds: float = _setting(300.0, "an idle worker goes after this time", low=0)
     freeze_after_seconds: float = _setting(1.0, "an idle worker is frozen after this time", low=0)
     memory_reserve_percent: float = _setting(10.0, "free memory below which idle workers go", low=0, high=90)
@@ -80,6 +84,15 @@ class Settings:
     uid_base: int = _setting(0, "first uid of the sandboxes; 0: a range made from the state directory's name", low=0)
     cgroup_root: str = _setting("", "where our cgroups go, below each hierarchy; empty: its root, or the delegated subtree")
     zygote_max_forks: int = _setting(5000, "a zygote is replaced after this many sandboxes", low=1)
+
+    nat: bool = _setting(True, "functions may have the network `nat`; off: loopback only, and nothing of the host's network is touched")
+    nat_range: str = _setting("", "IPv4 range of the sandboxes, /22 or larger; empty: a /16 nobody uses here", parse=addresses.parse_range)
+    nat_allow: str = _setting(
+        "",
+        "what functions may reach though it is the host's or refused: `address[/bits][:port], …`",
+        parse=addresses.parse_destinations,
+    )
+    nat_dns: str = _setting("", "resolvers of the functions, up to three addresses; empty: the host's", parse=addresses.parse_addresses)
 
     keep_records_days: int = _setting(30, "invocation records older than this go", low=1)
     keep_records: int = _setting(200_000, "at most this many invocation records", low=1)
@@ -132,7 +145,7 @@ def describe() -> list[dict[str, Any]]:
             "environment": f"HEARTH_{f.name.upper()}",
             "type": hints[f.name].__name__,
             "default": f.default,
-            **f.metadata,
+            **{key: f.metadata[key] for key in ("help", "low", "high")},
         }
         for f in fields(Settings)
         if f.default is not MISSING
@@ -153,7 +166,18 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
     if wrong := sorted(set(overrides) - set(rows)):
         raise ConfigError(f"there is no setting {wrong[0]!r}", hint="see the settings table in README.md")
     values.update({key: value for key, value in overrides.items() if value is not None})
-    return Settings(**{name: _checked(rows[name], value) for name, value in values.items()})
+    found = Settings(**{name: _checked(rows[name], value) for name, value in values.items()})
+    for f in fields(Settings):
+        if f.metadata["parse"] is not None:
+            _parsed(f.name, f.metadata["parse"], getattr(found, f.name))
+    return found
+
+
+def _parsed(name: str, parse: Callable[[str], object], value: str) -> None:
+    try:
+        parse(value)
+    except ValueError as error:
+        raise ConfigError(f"setting {name}: {error}") from error
 
 
 def _from_file(path: str, *, required: bool) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def test_an_argument_of_none_changes_nothing() -> None:
 
 def test_every_setting_can_be_given_by_its_environment_name() -> None:
     for row in settings.describe():
-        value = {"bool": "true", "str": "x", "int": row["default"], "float": row["default"]}[row["type"]]
+        text = {"nat_range": "10.1.0.0/16", "nat_allow": "10.1.2.3:80", "nat_dns": "10.1.2.3"}.get(row["name"], "x")
+        value = {"bool": "true", "str": text, "int": row["default"], "float": row["default"]}[row["type"]]
         loaded = settings.load({row["environment"]: str(value)})
         assert getattr(loaded, row["name"]) == (True if row["type"] == "bool" else value), row["name"]
 
@@ -49,6 +50,11 @@ def test_every_default_is_within_its_own_bounds() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
+        ("nat_range", "10.0.0.0/23", ["smaller than /22"]),
+        ("nat_range", "10.0.0.1/16", ["nat_range", "host bits"]),
+        ("nat_allow", "10.0.0.1:0", ["nat_allow", "port"]),
+        ("nat_allow", "localhost", ["nat_allow"]),
+        ("nat_dns", "2001:db8::1", ["nat_dns"]),
         ("workers", "many", ["workers", "'many'", "int"]),
         ("workers", "0", ["workers", "0", "out of range"]),
         ("workers", "65", ["workers", "65", "out of range"]),
