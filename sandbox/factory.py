@@ -24,7 +24,7 @@ from sandbox.namespaces import NetworkNamespaces
 from sandbox.sandbox import Sandbox
 from sandbox.settings import Settings
 from sandbox.slots import Slots
-from sandbox.spec import FunctionSpec
+from sandbox.spec import FunctionSpec, Network
 from sandbox.zygote import Zygote
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Workshop:
     zygote_cgroups: dict[str, int]
     null: int
     filters: dict[str, str]
+    resolv_conf: str = ""
 
     def limits(self, memory_mb: int) -> Limits:
         """The kernel's limits for a function of `memory_mb`; CPU goes with memory, 1280 MB is one core (SCF)."""
@@ -60,7 +61,7 @@ class Workshop:
         s = self.settings
         return plan.Shape(uid, uid, tmp_mb, s.tmp_inodes, s.shm_mb, s.limit_descriptors, cgroups)
 
-    def new_sandbox(self, resolved: Resolved, tmp_mb: int) -> tuple[Sandbox, dict[str, int]]:
+    def new_sandbox(self, resolved: Resolved, tmp_mb: int, network: Network) -> tuple[Sandbox, dict[str, int]]:
         """A Sandbox with its slot, limits not yet set, and the descriptors with which a process joins its cgroup."""
         slot = self.slots.take()
         try:
@@ -69,6 +70,7 @@ class Workshop:
                 slot,
                 image=resolved.image.name,
                 runtime=resolved.runtime,
+                network=self.networks.kind(network),
                 shape=self.shape(slot.uid, tmp_mb, tuple(joins)),
                 loop=self.loop,
             )
@@ -100,13 +102,14 @@ class Workshop:
             os.close(directory)
 
     def guest_files(self) -> dict[str, str]:
-        """The guest programs as text, by their place below the stage."""
+        """The guest programs as text, by their place below the stage, and the sandboxes' resolv.conf where they have a network."""
         names = {
             "guest/worker.py": "worker.py",
             "guest/zygote.py": "zygote.py",
             "rehearsal/hearth_rehearsal.py": "rehearsal/hearth_rehearsal.py",
         }
-        return {place: (GUEST / name).read_text() for place, name in names.items()}
+        files = {place: (GUEST / name).read_text() for place, name in names.items()}
+        return files | ({plan.RESOLV_CONF: self.resolv_conf} if self.resolv_conf else {})
 
 
 class ZygoteFactory:
@@ -118,10 +121,10 @@ class ZygoteFactory:
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()
 
-    async def prepare(self) -> Sandbox:
-        """A prepared sandbox: complete but for its function, rehearsed. Raises LaunchError, NoCapacity."""
+    async def prepare(self, network: Network) -> Sandbox:
+        """A prepared sandbox: complete but for its function, rehearsed; its network is for good. Raises LaunchError, NoCapacity."""
         settings = self._workshop.settings
-        sandbox = await self._fork(settings.default_memory_mb, settings.default_tmp_mb, {"rehearsal": plan.CODE_DIR}, {})
+        sandbox = await self._fork(network, settings.default_memory_mb, settings.default_tmp_mb, {"rehearsal": plan.CODE_DIR}, {})
         sandbox.to(states.PREPARED)
         return sandbox
 
@@ -134,21 +137,20 @@ class ZygoteFactory:
         try:
             fds = {"@code": code} | ({"@layers": layers} if layers is not None else {})
             attach = plan.to_json(plan.attach_plan(layers=layers is not None, tmp_mb=None))
-            sandbox = await self._fork(spec.memory_mb, spec.tmp_mb, {"rehearsal": None, "attach": attach}, fds)
+            sandbox = await self._fork(spec.network, spec.memory_mb, spec.tmp_mb, {"rehearsal": None, "attach": attach}, fds)
         finally:
             os.close(code)
         sandbox.to(states.PREPARED)
         sandbox.to(states.SPECIALISING)
         return sandbox
 
-    async def _fork(self, memory_mb: int, tmp_mb: int, request: dict[str, object], given: dict[str, int]) -> Sandbox:
+    async def _fork(self, network: Network, memory_mb: int, tmp_mb: int, request: dict[str, object], given: dict[str, int]) -> Sandbox:
         """One sandbox of these sizes; `given` descriptors stay the caller's."""
         zygote = await self._alive_zygote()
         workshop = self._workshop
-        network = await workshop.networks.take()
-        fds = {"@net": network}
+        fds = {"@net": await workshop.networks.take(network)}
         try:
-            sandbox, joins = workshop.new_sandbox(self.resolved, tmp_mb)
+            sandbox, joins = workshop.new_sandbox(self.resolved, tmp_mb, network)
             fds.update(joins)
             sandbox.slot.cgroup.set_limits(workshop.limits(memory_mb))
             request = {**request, **_plans(sandbox.shape)}
@@ -240,11 +242,10 @@ class ExecFactory:
     async def create(self, resolved: Resolved, spec: FunctionSpec, layers: int | None) -> Sandbox:
         """A specialised sandbox of `spec`, its worker starting. Raises LaunchError, ImageError, NoCapacity."""
         workshop = self._workshop
-        network = await workshop.networks.take()
-        fds = {"@net": network}
+        fds = {"@net": await workshop.networks.take(spec.network)}
         try:
             fds["@code"] = workshop.open_code(spec.code)
-            sandbox, joins = workshop.new_sandbox(resolved, spec.tmp_mb)
+            sandbox, joins = workshop.new_sandbox(resolved, spec.tmp_mb, spec.network)
             fds.update(joins)
             sandbox.slot.cgroup.set_limits(workshop.limits(spec.memory_mb))
             given = {"@null": workshop.null, **sandbox.child_descriptors(), **fds}

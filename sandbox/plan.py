@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 from sandbox.kernel import constants as k
 
 GUEST_DIR: Final = "/var/runtime/hearth"
+RESOLV_CONF: Final = "guest/resolv.conf"
 CODE_DIR: Final = "/var/user"
 LAYERS_DIR: Final = "/opt"
 
@@ -102,7 +103,8 @@ class Shape:
 
 def root_steps(root: str, stage: str, files: dict[str, str]) -> Plan:
     """Enter the image at `root`: everything that needs host paths happens below the tmpfs at `stage`, is cloned into detached
-    trees, and attached after pivot_root, when every path resolves inside the image."""
+    trees, and attached after pivot_root, when every path resolves inside the image. `files` is text by place below the stage;
+    RESOLV_CONF among them also covers the image's /etc/resolv.conf."""
     steps = [
         # mount_namespaces(7): nothing we mount may reach the host, nor the host's mounts us
         Step("mount", (None, "/", None, k.MS_REC | k.MS_PRIVATE, None), "needs CAP_SYS_ADMIN"),
@@ -132,6 +134,12 @@ def root_steps(root: str, stage: str, files: dict[str, str]) -> Plan:
         Step("move_mount", ("@rehearsal", CODE_DIR), "the image has no /var/user: import it again"),
         Step("mount", (None, CODE_DIR, None, _RO_BIND | k.MS_NODEV, None)),
     ]
+    if RESOLV_CONF in files:
+        source, target = f"{GUEST_DIR}/{RESOLV_CONF.rpartition('/')[2]}", "/etc/resolv.conf"
+        steps += [
+            Step("mount", (source, target, None, k.MS_BIND, None), "the image has no /etc/resolv.conf: import it again"),
+            Step("mount", (None, target, None, _RO_BIND | k.MS_NODEV, None)),
+        ]
     return steps
 
 

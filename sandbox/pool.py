@@ -25,7 +25,7 @@ from sandbox.factory import ExecFactory, Workshop, ZygoteFactory
 from sandbox.image import Image, Resolved, load_images, resolve
 from sandbox.kernel import machine
 from sandbox.sandbox import Sandbox
-from sandbox.spec import FunctionSpec
+from sandbox.spec import FunctionSpec, Network
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ EVICTED_AT_ONCE = 4
 DELETED = 1 << 62
 
 FactoryKey = tuple[str, str]
+PreparedKey = tuple[str, str, Network]
 
 
 class SandboxPool:
@@ -50,8 +51,10 @@ class SandboxPool:
         self._locales: dict[str, str] = {}
         self._exec = ExecFactory(workshop)
         self.factories: dict[FactoryKey, ZygoteFactory] = {}
-        self.prepared: dict[FactoryKey, deque[Sandbox]] = defaultdict(deque)
-        self._creating: dict[FactoryKey, int] = defaultdict(int)
+        #: Prepared ones have their network already: some of each kind that a function has asked for are kept.
+        self.prepared: dict[PreparedKey, deque[Sandbox]] = defaultdict(deque)
+        self._creating: dict[PreparedKey, int] = defaultdict(int)
+        self._kinds: set[Network] = {workshop.networks.kind("nat")}
         self._waited_for = 0  # sandboxes being made that a call waits for
         self.idle: dict[tuple[str, int], list[Sandbox]] = {}
         self.busy: set[Sandbox] = set()
@@ -124,7 +127,7 @@ class SandboxPool:
             self.counters["created"] += 1
         else:
             factory = self.factory(resolved)
-            prepared = self._take_prepared(factory)
+            prepared = self._take_prepared(factory, spec.network)
             self._refill_soon()
             if prepared is None:
                 sandbox = await self._counted(factory.create(spec, layers))
@@ -166,8 +169,9 @@ class SandboxPool:
     def _retire(self, key: FactoryKey) -> None:
         """The image was replaced or removed: nothing new is made from the old one, and what waits for a function goes."""
         self.factories.pop(key).close()
-        for sandbox in self.prepared.pop(key, ()):
-            self.destroy(sandbox)
+        for kind in self._kinds:
+            for sandbox in self.prepared.pop((*key, kind), ()):
+                self.destroy(sandbox)
 
     def factory(self, resolved: Resolved) -> ZygoteFactory:
         key = (resolved.image.name, resolved.runtime)
@@ -178,8 +182,10 @@ class SandboxPool:
             factory = self.factories[key] = ZygoteFactory(self._workshop, resolved)
         return factory
 
-    def _take_prepared(self, factory: ZygoteFactory) -> Sandbox | None:
-        waiting = self.prepared[(factory.resolved.image.name, factory.resolved.runtime)]
+    def _take_prepared(self, factory: ZygoteFactory, network: Network) -> Sandbox | None:
+        kind = self._workshop.networks.kind(network)
+        self._kinds.add(kind)
+        waiting = self.prepared[(factory.resolved.image.name, factory.resolved.runtime, kind)]
         while waiting:
             sandbox = waiting.popleft()
             if not sandbox.ended:
@@ -246,19 +252,22 @@ class SandboxPool:
         if self._waited_for or self._workshop.loop.time() - self._last_acquire < REFILL_DELAY_SECONDS:
             self._refill_soon()
             return
-        for key, factory in self.factories.items():
-            if len(self.prepared[key]) + self._creating[key] < self._settings.prepared and self._creating[key] < 2:
-                self._creating[key] += 1
-                self._spawn(self._prepare(key, factory))
+        for name, factory in self.factories.items():
+            for kind in self._kinds:
+                key = (*name, kind)
+                if len(self.prepared[key]) + self._creating[key] < self._settings.prepared and self._creating[key] < 2:
+                    self._creating[key] += 1
+                    self._spawn(self._prepare(key, factory))
 
-    async def _prepare(self, key: FactoryKey, factory: ZygoteFactory) -> None:
+    async def _prepare(self, key: PreparedKey, factory: ZygoteFactory) -> None:
+        image, runtime, kind = key
         try:
-            sandbox = await self._counted(factory.prepare())
+            sandbox = await self._counted(factory.prepare(kind))
         except SandboxError as error:
-            _log.error("cannot prepare a sandbox of %s/%s: %s", *key, error)
+            _log.error("cannot prepare a sandbox of %s/%s: %s", image, runtime, error)
             await asyncio.sleep(1.0)
         else:
-            if self.closing or self.factories.get(key) is not factory:
+            if self.closing or self.factories.get((image, runtime)) is not factory:
                 self.destroy(sandbox)
             else:
                 sandbox.on_end = self._prepared_ended

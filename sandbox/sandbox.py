@@ -20,6 +20,7 @@ from sandbox.channel import Channel
 from sandbox.errors import LaunchError
 from sandbox.kernel import process, sockets
 from sandbox.slots import Slot
+from sandbox.spec import Network
 
 _log = logging.getLogger(__name__)
 
@@ -32,11 +33,14 @@ PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 class Sandbox:
     """State machine of states.py. `on_end(sandbox)` is called once when PID 1 is gone without having been asked."""
 
-    def __init__(self, slot: Slot, *, image: str, runtime: str, shape: plan.Shape, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, slot: Slot, *, image: str, runtime: str, network: Network, shape: plan.Shape, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.slot = slot
         self.id = f"s{slot.index}"
         self.image = image
         self.runtime = runtime
+        self.network: Network = network
         self.shape = shape
         self.state: str = states.CREATING
         self.on_end: Callable[[Sandbox], None] | None = None

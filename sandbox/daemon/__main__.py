@@ -31,6 +31,7 @@ from sandbox.kernel import machine, process
 from sandbox.launcherclient import LauncherClient
 from sandbox.layers import Layers
 from sandbox.namespaces import NetworkNamespaces
+from sandbox.network.nat import Nat
 from sandbox.pool import SandboxPool
 from sandbox.settings import Settings
 from sandbox.slots import Slots
@@ -66,7 +67,8 @@ class Daemon:
                 stack.callback(os.close, fd)
             slots = Slots(driver, conf.first_uid)
             stack.callback(slots.close)
-            networks = NetworkNamespaces(conf.prepared + 4)
+            nat, why_not = self._nat(stack)
+            networks = NetworkNamespaces(conf.prepared + 4, nat)
             networks.start()
             stack.callback(networks.stop)
             governor = Governor()
@@ -78,12 +80,15 @@ class Daemon:
             stage = Path(conf.run) / "stage"
             stage.mkdir(exist_ok=True)
             stack.callback(stage.rmdir)
-            workshop = Workshop(conf, slots, networks, launcher, loop, str(stage), joins, null, self._filters)
+            resolv_conf = nat.resolv_conf if nat else ""
+            workshop = Workshop(conf, slots, networks, launcher, loop, str(stage), joins, null, self._filters, resolv_conf)
             pool = SandboxPool(workshop)
             stack.push_async_callback(pool.close)
             gate = Gate(capacity_bytes(conf))
             leases = Leases(conf, pool, gate, governor, Layers())
-            listener = Listener(conf, pool, leases, lambda: self._describe(pool, gate, leases))
+            listener = Listener(
+                conf, pool, leases, lambda: self._describe(pool, gate, leases, nat.describe() if nat else {"reason": why_not})
+            )
             stack.push_async_callback(listener.close)
             pool.start()
             self._warm_up(pool)
@@ -97,6 +102,20 @@ class Daemon:
             await self._stop.wait()
             _log.info("stopping")
 
+    def _nat(self, stack: AsyncExitStack) -> tuple[Nat | None, str]:
+        """The network `nat`, or why there is none: functions that ask for it then get the loopback alone, and this host says so."""
+        if not self._conf.nat:
+            return None, "switched off: HEARTH_NAT"
+        nat = Nat(self._conf)
+        try:
+            nat.start()
+        except OSError as error:
+            why = error.strerror or str(error)
+            _log.error("NO NETWORK: functions that ask for nat get the loopback only, since %s; see hearth doctor", why)
+            return None, why
+        stack.callback(nat.stop)
+        return nat, ""
+
     def _warm_up(self, pool: SandboxPool) -> None:
         try:
             pool.warm_up("python3")
@@ -107,8 +126,9 @@ class Daemon:
         if fd := os.environ.get("HEARTH_READY_FD"):
             os.write(int(fd), b"ready\n")
 
-    def _describe(self, pool: SandboxPool, gate: Gate, leases: Leases) -> dict[str, Any]:
+    def _describe(self, pool: SandboxPool, gate: Gate, leases: Leases, nat: dict[str, Any]) -> dict[str, Any]:
         return {
+            "nat": {"works": "reason" not in nat, **nat},
             "images": [
                 {
                     "name": image.name,

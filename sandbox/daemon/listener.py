@@ -59,6 +59,7 @@ def row(sandbox: Sandbox) -> dict[str, Any]:
         "version": sandbox.version,
         "image": sandbox.image,
         "runtime": sandbox.runtime,
+        "network": sandbox.network,
         "pid": sandbox.pid,
         "uid": sandbox.slot.uid,
         "memory_bytes": sandbox.memory_bytes,

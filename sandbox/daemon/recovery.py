@@ -1,7 +1,7 @@
 """What a former life of this instance left, found by its mark and removed at start; the same list is what doctor counts.
 
-On the host only cgroups, links with our prefix and processes can remain: mounts live in namespaces that die with their processes,
-sockets are paired. The instance's lock is held, so nobody alive owns what is found.
+On the host only cgroups, links with our prefix, firewall tables, switched-on forwarding and processes can remain: mounts live in
+namespaces that die with their processes, sockets are paired. The instance's lock is held, so nobody alive owns what is found.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import os
 
 from sandbox.cgroup import Driver
 from sandbox.errors import ConfigError
-from sandbox.kernel import links
+from sandbox.network import layout, nat
 from sandbox.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 
 def link_prefix(settings: Settings) -> str:
-    """Names of links are at most 15 bytes: `hth`, five digits of the instance, the rest a number."""
-    return f"hth{settings.instance[:5]}"
+    """What the names of the instance's links start with."""
+    return layout.link_prefix(settings.instance)
 
 
 def lock_path(settings: Settings) -> str:
@@ -43,10 +43,7 @@ def lock(settings: Settings) -> int:
 
 def sweep(settings: Settings, driver: Driver) -> dict[str, int]:
     """Remove what is left; counts by kind."""
-    found = {"cgroups": driver.sweep(), "links": 0}
-    for name in links.names_with_prefix(link_prefix(settings)):
-        links.delete(name)
-        found["links"] += 1
+    found = {"cgroups": driver.sweep(), **nat.sweep(settings.instance)}
     if any(found.values()):
         _log.warning("swept what a former life left: %s", found)
     return found

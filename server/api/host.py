@@ -28,7 +28,7 @@ class Sandboxes:
     @operation("The sandboxes there are now", TAG, {200: Answer("All of them", listing("sandboxes", "Sandbox")), 503: _AWAY})
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         described = await self._services.describe()
-        shown = {key: described[key] for key in ("sandboxes", "capacity", "counters") if key in described}
+        shown = {key: described[key] for key in ("sandboxes", "capacity", "counters", "nat") if key in described}
         resp.data = dump(shown)
 
 

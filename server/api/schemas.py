@@ -175,7 +175,15 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "LogEntry": _object({"cursor": INTEGER, "request_id": STRING, "time": TIME, "status": INTEGER, "log": STRING}),
     "Sandbox": _object(
-        {"id": STRING, "state": STRING, "function": nullable(STRING), "image": STRING, "runtime": STRING, "memory_bytes": INTEGER}
+        {
+            "id": STRING,
+            "state": STRING,
+            "function": nullable(STRING),
+            "image": STRING,
+            "runtime": STRING,
+            "network": STRING,
+            "memory_bytes": INTEGER,
+        }
     ),
     "Image": {"type": "object", "description": "an image's manifest"},
     "Usage": _object(

@@ -16,6 +16,7 @@ SANDBOXES: list[Column] = [
     ("VERSION", lambda row: row.get("version")),
     ("RUNTIME", lambda row: row.get("runtime")),
     ("IMAGE", lambda row: row.get("image")),
+    ("NETWORK", lambda row: row.get("network")),
     ("PID", lambda row: row.get("pid")),
     ("MEMORY", lambda row: mebibytes(row.get("memory_bytes"))),
     ("AGE", lambda row: seconds(row.get("age_seconds"))),

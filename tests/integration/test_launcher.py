@@ -27,6 +27,7 @@ from sandbox.errors import LaunchError
 from sandbox.image import load_images
 from sandbox.imaging.host import build_host
 from sandbox.kernel import links
+from sandbox.network import nat
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec
 
@@ -80,7 +81,7 @@ class Running:
         return {
             "processes": processes(self.settings),
             "cgroups": [path for path in driver.leftovers() if os.path.isdir(path)],
-            "links": links.names_with_prefix(link_prefix(self.settings)),
+            "links": links.names_with_prefix(link_prefix(self.settings)) + nat.tables(self.settings.instance),
             "stage": [str(self.settings.run)] if str(self.settings.run) in Path("/proc/self/mountinfo").read_text() else [],
         }
 
@@ -133,6 +134,7 @@ def running(home: Path, tmp_path: Path) -> Iterator[Running]:
         launcher.wait(WAIT_SECONDS)
         wait_for(lambda: not processes(settings), "processes are left")
         detect(settings.instance).sweep()
+        nat.sweep(settings.instance)
 
 
 async def connected(settings: Settings) -> Client:
@@ -182,9 +184,11 @@ async def test_when_sandboxd_is_killed_the_launcher_ends_and_no_process_is_left(
         assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], Exception)
     await client.close()
     left = running.left()
-    assert (left["processes"], left["links"], left["stage"]) == ([], [], [])
-    assert detect(running.settings.instance).sweep() > 0  # cgroups outlive the killed: the next life sweeps them, and can
-    assert running.left()["cgroups"] == []
+    assert (left["processes"], left["stage"]) == ([], [])
+    # cgroups, the bridge and its firewall outlive the killed: the next life sweeps them, and can
+    assert detect(running.settings.instance).sweep() > 0
+    nat.sweep(running.settings.instance)
+    assert (running.left()["cgroups"], running.left()["links"]) == ([], [])
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])

@@ -58,6 +58,18 @@ def look(hearth: Instance, probe: str) -> Look:
     return run
 
 
+@pytest.fixture
+def look_cut_off(hearth: Instance, request: pytest.FixtureRequest) -> Look:
+    """The same in a sandbox of `network: none`; what there is of `nat` is in test_network_functions.py."""
+    environment = {"PYTHONHASHSEED": "7"} if request.param == "exec" else {}
+    name = hearth.deploy(PROBE, environment=environment, timeout=10, memory=256, network="none")
+
+    def run(code: str, **event: Any) -> Any:
+        return hearth.call(name, {"code": textwrap.dedent(code), **event}).ok()
+
+    return run
+
+
 # Identity and privileges --------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +135,9 @@ def test_its_namespaces_are_neither_the_host_s_nor_another_sandbox_s(hearth: Ins
     hearth.delete(other)
 
 
-def test_only_a_loopback_is_there_and_it_is_up(look: Look) -> None:
+@pytest.mark.parametrize("look_cut_off", ["zygote", "exec"], indirect=True)
+def test_only_a_loopback_is_there_and_it_is_up(look_cut_off: Look) -> None:
+    look = look_cut_off
     assert look("result = sorted(os.listdir('/sys/class/net')) if os.path.isdir('/sys/class/net') else []") in ([], ["lo"])
     assert look("result = [name for _, name in socket.if_nameindex()]") == ["lo"]
     talk = """
@@ -137,9 +151,10 @@ def test_only_a_loopback_is_there_and_it_is_up(look: Look) -> None:
     assert look(talk) == "hello"
 
 
-def test_the_world_and_the_host_cannot_be_reached(hearth: Instance, look: Look) -> None:
+@pytest.mark.parametrize("look_cut_off", ["zygote", "exec"], indirect=True)
+def test_the_world_and_the_host_cannot_be_reached(hearth: Instance, look_cut_off: Look) -> None:
     reach = "result = [denied(lambda: socket.create_connection((host, port), 1)) for host, port in event['to']]"
-    answers = look(reach, to=[["127.0.0.1", hearth.port], ["10.0.0.1", 80], ["8.8.8.8", 53]])
+    answers = look_cut_off(reach, to=[["127.0.0.1", hearth.port], ["10.0.0.1", 80], ["8.8.8.8", 53]])
     assert answers == ["ECONNREFUSED", "ENETUNREACH", "ENETUNREACH"]
 
 
