@@ -56,8 +56,6 @@ def later() -> Iterator[Check]:
     """What the design promises and this release does not have, whatever the host offers."""
     works = features.tried(features.overlayfs) == 0
     yield _later("layers merged at /opt", "overlayfs", works, "a function with layers is refused")
-    tables = os.path.isdir("/proc/sys/net/netfilter") or os.path.isdir("/sys/module/nf_tables")
-    yield _later("network `nat`", "veth, nftables", tables, "every function has the loopback only; not used in this release")
 
 
 def _kernel(release: str) -> Check:

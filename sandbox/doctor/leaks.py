@@ -1,8 +1,8 @@
 """What is left of instances on this host, by kind, and whose it is: a living instance uses it, a dead one leaked it.
 
-Instances are told by what they mark: control groups `hearth-<instance>`, links `hth…`, the files in their home and run directories, the
-HEARTH_HOME of their processes. An instance lives while its home's lock is held (`hearth up`, sandboxd) or a process of it has only just
-started; a file that is being made has a lock of its maker's, which tells alone.
+Instances are told by what they mark: control groups `hearth-<instance>`, firewall tables `hearth_<instance>`, links `hth…`, the files in
+their home and run directories, the HEARTH_HOME of their processes. An instance lives while its home's lock is held (`hearth up`, sandboxd)
+or a process of it has only just started; a file that is being made has a lock of its maker's, which tells alone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from sandbox.errors import ConfigError
 from sandbox.imaging import store
 from sandbox.kernel import links, survey
 from sandbox.kernel.survey import Mount, Process
+from sandbox.network import forwarding, layout, nat, ruleset
 from sandbox.settings import Settings, load
 
 STARTING_SECONDS: Final = 10
 UP_LOCK: Final = "lock"
 _PROGRAMS: Final = frozenset({"sandbox.launcher", "sandbox.daemon", "sandbox.confine", "server.app:create_app()"})
 _MARK: Final = re.compile(r"hearth-([0-9a-f]{8})")
+_TABLE_MARK: Final = re.compile(rf"\S+ {ruleset.TABLE_PREFIX}([0-9a-f]{{8}})")
 
 
 def findings(conf: Settings) -> list[Finding]:
@@ -36,7 +38,7 @@ def findings(conf: Settings) -> list[Finding]:
     alive = is_running(conf)
     kinds = {
         **_of_cgroups(conf, conf.instance),
-        "links": links.names_with_prefix(recovery.link_prefix(conf)),
+        **_of_network(conf.instance),
         "processes": [survey.describe(process.pid) for process in own_processes(conf)],
         "sockets": [str(path) for path in run_files(conf, alive=alive)],
         "unfinished credentials": [str(path) for path in credential_files(conf)],
@@ -46,11 +48,17 @@ def findings(conf: Settings) -> list[Finding]:
         "mounts on the host": [mount.target for mount in host_mounts(conf, survey.mounts())],
         "unfinished or unused images": store.leftovers(conf.images_dir),
         "unfinished code packages": codestore.leftovers(conf),
+        "links that forward for nobody": forwarding.leftovers(),
     }
     found += [Finding(conf.instance, kind, tuple(items), True) for kind, items in always.items() if items]
     for instance in dead_others(conf):
-        found += [Finding(instance, kind, tuple(items), True) for kind, items in _of_cgroups(conf, instance).items() if items]
+        others = {**_of_cgroups(conf, instance), **_of_network(instance)}
+        found += [Finding(instance, kind, tuple(items), True) for kind, items in others.items() if items]
     return found
+
+
+def _of_network(instance: str) -> dict[str, list[str]]:
+    return {"links": links.names_with_prefix(layout.link_prefix(instance)), "firewall tables": nat.tables(instance)}
 
 
 def _of_cgroups(conf: Settings, instance: str) -> dict[str, list[str]]:
@@ -121,8 +129,10 @@ def cgroups(conf: Settings, instance: str) -> list[str]:
 
 
 def dead_others(conf: Settings) -> list[str]:
-    """Instances that have control groups here and no living process we can see, without this one."""
-    marked = {match[1] for name in _group_names(conf.cgroup_root) if (match := _MARK.fullmatch(name))} - {conf.instance}
+    """Instances that have control groups or firewall tables here and no living process we can see, without this one."""
+    marked = {match[1] for name in _group_names(conf.cgroup_root) if (match := _MARK.fullmatch(name))}
+    marked |= {match[1] for name in nat.tables() if (match := _TABLE_MARK.fullmatch(name))}
+    marked -= {conf.instance}
     living = living_instances() if marked else set()
     return sorted(instance for instance in marked - living if not _has_foreigners(conf, instance))
 

@@ -18,7 +18,8 @@ from sandbox.daemon import recovery
 from sandbox.doctor import codestore, leaks
 from sandbox.errors import ConfigError
 from sandbox.imaging import store
-from sandbox.kernel import filesystem, links, survey
+from sandbox.kernel import filesystem, survey
+from sandbox.network import nat
 from sandbox.settings import Settings
 
 
@@ -35,13 +36,14 @@ def fix(conf: Settings) -> list[str]:
     for instance in leaks.dead_others(conf):
         if instance in leaks.dead_others(conf):  # still: the one before may have taken seconds
             _do(lines, f"control groups of instance {instance}", partial(_sweep_cgroups, conf, instance))
+            _sweep_network(lines, instance, f" of instance {instance}")
     return lines
 
 
 def _fix_own(conf: Settings, lines: list[str]) -> None:
     _do(lines, "processes", lambda: sum(survey.kill(process) for process in leaks.own_processes(conf)))
     _do(lines, "control groups", lambda: _sweep_cgroups(conf, conf.instance))
-    _do(lines, "links", lambda: _delete_links(conf))
+    _sweep_network(lines, conf.instance)
     _do(lines, "mounts", lambda: _unmount(conf))
     _do(lines, "sockets", lambda: _remove(leaks.run_files(conf, alive=False)))
     _do(lines, "unfinished credentials", lambda: _remove(leaks.credential_files(conf)))
@@ -86,11 +88,15 @@ def _sweep_cgroups(conf: Settings, instance: str) -> int:
     return detect(instance, conf.cgroup_root).sweep() if leaks.cgroups(conf, instance) else 0
 
 
-def _delete_links(conf: Settings) -> int:
-    names = links.names_with_prefix(recovery.link_prefix(conf))
-    for name in names:
-        links.delete(name)
-    return len(names)
+def _sweep_network(lines: list[str], instance: str, whose: str = "") -> None:
+    """Links before tables: nothing may send through a bridge without its firewall."""
+    try:
+        found = nat.sweep(instance)
+    except OSError as error:
+        lines.append(f"could not remove links and firewall tables{whose}: {error}")
+        return
+    names = {"links": f"links{whose}", "tables": f"firewall tables{whose}", "forwarding": "links that forward for nobody"}
+    lines += [f"removed {names[kind]}: {count}" for kind, count in found.items() if count]
 
 
 def _unmount(conf: Settings) -> int:
