@@ -62,6 +62,14 @@ def reaches_pypi() -> bool:
         return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 
+def can_nat() -> bool:
+    """Whether veth, bridge and nftables work here, by the doctor's own trial."""
+    from sandbox.doctor import network
+    from sandbox.settings import Settings
+
+    return next(iter(network.checks(Settings()))).state == "ok"
+
+
 CAPABILITIES: dict[str, Callable[[], bool]] = {
     "root": lambda: os.geteuid() == 0,
     "cgroup": lambda: os.geteuid() == 0 and any(is_mounted_writable(path) for path in (CGROUPS / "memory", CGROUPS) if path.exists()),
@@ -75,6 +83,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and importlib.util.find_spec("psycopg") is not None,
     "pypi": reaches_pypi,
     "descriptors": lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 16_000,
+    "nft": lambda: os.geteuid() == 0 and can_nat(),
     "user": lambda: any(line.startswith("hearth:") for line in Path("/etc/passwd").read_text().splitlines()),
 }
 
