@@ -25,6 +25,7 @@ setup(
         "orjson>=3.10",
         "prometheus-client>=0.20",
         "psutil>=6",
+        "pyroute2>=0.9",
         "pyseccomp>=0.1.2",
         "python-prctl>=1.8",
         "rich>=13.7",

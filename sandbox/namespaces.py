@@ -2,7 +2,8 @@
 
 Making one costs 0.7 ms in the kernel, connecting it to the bridge 1.5 ms more, entering a ready one 25 microseconds. unshare(2) with
 CLONE_NEWNET moves only the calling thread, so this thread makes one after the other, keeps a descriptor of each and goes back to the
-host's; the process itself stays where it is. A namespace is used by one sandbox and never again.
+host's; the process itself stays where it is. The daemon has the Nat started and stopped in this thread too. A namespace is used by one
+sandbox and never again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import queue
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from sandbox.errors import LaunchError
 from sandbox.kernel import constants as k
@@ -26,6 +28,7 @@ _log = logging.getLogger(__name__)
 LOOPBACKS = 2
 LOOK_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
+STOP_SECONDS = 5.0
 
 
 class NetworkNamespaces:
@@ -34,22 +37,24 @@ class NetworkNamespaces:
     Without a Nat there is one kind: whoever asks for `nat` gets only a loopback.
     """
 
-    def __init__(self, stock: int, nat: Nat | None = None) -> None:
+    def __init__(self, thread: ThreadPoolExecutor, stock: int, nat: Nat | None = None) -> None:
+        """`thread` is one thread, which is in use from `start` to `stop`."""
         self._nat = nat
         self._stock: dict[Network, int] = {"nat": stock, "none": LOOPBACKS} if nat else {"none": stock}
         self._ready: dict[Network, queue.SimpleQueue[int]] = {kind: queue.SimpleQueue() for kind in self._stock}
         self._wanted = threading.Event()
         self._stopped = False
         self._failures: dict[Network, OSError] = {}
-        self._thread = threading.Thread(target=self._run, name="netns", daemon=True)
+        self._thread = thread
+        self._running: Future[None]
 
     def start(self) -> None:
-        self._thread.start()
+        self._running = self._thread.submit(self._run)
 
     def stop(self) -> None:
         self._stopped = True
         self._wanted.set()
-        self._thread.join(5)
+        self._running.result(STOP_SECONDS)
         for ready in self._ready.values():
             while not ready.empty():
                 os.close(ready.get_nowait())

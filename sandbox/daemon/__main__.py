@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,9 @@ class Daemon:
                 stack.callback(os.close, fd)
             slots = Slots(driver, conf.first_uid)
             stack.callback(slots.close)
-            nat, why_not = self._nat(stack)
-            networks = NetworkNamespaces(conf.prepared + 4, nat)
+            thread = stack.enter_context(ThreadPoolExecutor(1, "netns"))
+            nat, why_not = await self._nat(stack, thread)
+            networks = NetworkNamespaces(thread, conf.prepared + 4, nat)
             networks.start()
             stack.callback(networks.stop)
             governor = Governor()
@@ -102,18 +104,18 @@ class Daemon:
             await self._stop.wait()
             _log.info("stopping")
 
-    def _nat(self, stack: AsyncExitStack) -> tuple[Nat | None, str]:
+    async def _nat(self, stack: AsyncExitStack, thread: ThreadPoolExecutor) -> tuple[Nat | None, str]:
         """The network `nat`, or why there is none: functions that ask for it then get the loopback alone, and this host says so."""
         if not self._conf.nat:
             return None, "switched off: HEARTH_NAT"
-        nat = Nat(self._conf)
+        nat, loop = Nat(self._conf), asyncio.get_running_loop()
         try:
-            nat.start()
+            await loop.run_in_executor(thread, nat.start)
         except OSError as error:
             why = error.strerror or str(error)
             _log.error("NO NETWORK: functions that ask for nat get the loopback only, since %s; see hearth doctor", why)
             return None, why
-        stack.callback(nat.stop)
+        stack.push_async_callback(loop.run_in_executor, thread, nat.stop)
         return nat, ""
 
     def _warm_up(self, pool: SandboxPool) -> None:

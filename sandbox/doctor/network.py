@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Interface, IPv4Network
 from typing import Final
 
 from sandbox.addresses import parse_addresses
 from sandbox.doctor.model import Check, judged, reason_of
 from sandbox.kernel import constants as k
-from sandbox.kernel import features, links, netlink, process
+from sandbox.kernel import links, netlink, process
 from sandbox.kernel.nftables import Nftables
 from sandbox.network import layout, resolvers, ruleset
 from sandbox.network.layout import Layout
@@ -27,9 +28,8 @@ def checks(conf: Settings) -> Iterator[Check]:
     if not conf.nat:
         yield Check(GROUP, _NAT, _NEEDS, "weaker", "switched off: HEARTH_NAT", _WITHOUT)
         return
-    reason = reason_of(_library)
-    if not reason and (errno := features.tried(_everything)):
-        reason = os.strerror(errno)
+    with ThreadPoolExecutor(1) as thread:  # not in a child, as other probes are: pyroute2 never comes after a fork
+        reason = reason_of(thread.submit(_everything).result)
     yield judged(GROUP, _NAT, _NEEDS, holds=not reason, found=reason or "works", without=_WITHOUT)
     if reason:
         return
@@ -47,27 +47,26 @@ def checks(conf: Settings) -> Iterator[Check]:
     )
 
 
-def _library() -> None:
-    Nftables().close()
-
-
 def _everything() -> None:
-    """For `features.tried`: what sandbox/network/nat.py will do, and nothing remains of it."""
+    """What sandbox/network/nat.py will do, in a namespace that the calling thread enters; nothing remains of it after the thread."""
     process.unshare(k.CLONE_NEWNET)
     plan = Layout("00000000", IPv4Network("10.0.0.0/16"))
     port = plan.port(0)
     with Nftables() as nft, netlink.Netlink() as host:
-        host.call(netlink.bridge(plan.bridge_name(0), plan.bridge_mac(0)))
-        bridge = links.index_of(plan.bridge_name(0))
+        gateway = IPv4Interface((plan.gateway(0), layout.BRIDGE_BITS))
+        bridge = links.add_bridge(plan.bridge_name(0), mac=plan.bridge_mac(0), gateway=gateway)
         links.write_switch(f"ipv4/conf/{plan.bridge_name(0)}/forwarding", "1")
         nft.run(ruleset.bridge_table(plan) + ruleset.senders(plan, [port]) + ruleset.ip_table(plan, resolvers=[plan.gateway(0)]))
         process.unshare(k.CLONE_NEWNET)
         namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        host.call(
-            netlink.veth(port.name, peer=layout.INTERFACE, peer_mac=port.mac, peer_namespace=namespace),
-            netlink.enslaved(port.name, bridge),
-            netlink.isolated(port.name),
-        )
+        try:
+            host.call(
+                netlink.veth(port.name, peer=layout.INTERFACE, peer_mac=port.mac, peer_namespace=namespace),
+                netlink.enslaved(port.name, bridge),
+                netlink.isolated(port.name),
+            )
+        finally:
+            os.close(namespace)
 
 
 def _dropping_chains() -> list[str]:

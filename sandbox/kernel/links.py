@@ -1,18 +1,26 @@
 """Network links and the switches of /proc/sys/net, of the calling thread's network namespace.
 
-Loopback is brought up by two ioctls (netdevice(7)), everything else goes by netlink.
+Loopback is brought up by two ioctls (netdevice(7)), names are asked from the C library: both for each sandbox, or for hundreds of links.
+What is done once goes by pyroute2. Its import costs a quarter of a second and 16 MB, and each call runs an asyncio loop: so it is imported
+where it is used, never on a request path, never after a fork, and never used in a thread whose own loop is running.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
-import re
+import os
 import socket
 import struct
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING
 
-from sandbox.kernel import netlink
+from sandbox.kernel.netlink import RT_TABLE_MAIN
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
@@ -36,42 +44,75 @@ def index_of(name: str) -> int:
     return socket.if_nametoindex(name)
 
 
+def add_bridge(name: str, *, mac: bytes, gateway: IPv4Interface) -> int:
+    """A new bridge, up, with that address; its index."""
+    with _iproute() as ip:
+        ip.link("add", ifname=name, kind="bridge", address=mac.hex(":"), state="up")
+        index = index_of(name)
+        ip.addr("add", index=index, family=socket.AF_INET, address=str(gateway.ip), prefixlen=gateway.network.prefixlen)
+        return index
+
+
 def delete(name: str) -> None:
-    """Remove a link of this namespace, if it is there; its veth peer goes with it."""
-    with netlink.Netlink() as socket_:
-        try:
-            socket_.call(netlink.deleted(name))
-        except OSError:
-            if name in names_with_prefix(name):
-                raise
+    """Remove a link of this namespace, if it is there; a veth's peer goes with it. 20 ms: the kernel waits until nobody looks at it."""
+    with _if_there(), _iproute() as ip:
+        ip.link("del", ifname=name)
 
 
 def delete_group(group: int) -> None:
-    """Remove all links of a group in this namespace, if there are any."""
-    with netlink.Netlink() as socket_:
-        try:
-            socket_.call(netlink.group_deleted(group))
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
+    """Remove all links of a group in this namespace, if there are any, at the price of one. Never group 0, which everybody is in."""
+    assert group
+    with _if_there(), _iproute() as ip:
+        ip.link("del", group=group)
 
 
 def routes() -> list[tuple[str, IPv4Network]]:
-    """(link, destination) of the main table's IPv4 routes, proc_net(5)."""
+    """(link, destination) of the main table's IPv4 routes, one for each next hop; the link is "" where a route leads to none."""
     found = []
-    with open("/proc/thread-self/net/route") as file:
-        for line in file.readlines()[1:]:
-            fields = line.split()
-            # both numbers are printed as this machine stores them
-            address, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[column], 16))) for column in (1, 7))
-            found.append((fields[0], IPv4Network(f"{address}/{mask}")))
+    with _iproute() as ip:
+        for route in ip.get_routes(family=socket.AF_INET, table=RT_TABLE_MAIN):
+            destination = IPv4Network(f"{route.get('dst') or '0.0.0.0'}/{route['dst_len']}")
+            hops = [hop["oif"] for hop in route.get("multipath") or ()] or [route.get("oif") or 0]
+            found += [(_name_of(index), destination) for index in hops]
     return found
 
 
 def own_addresses() -> list[IPv4Address]:
-    """Every IPv4 address of this namespace's own, proc_pid_net(5)'s fib_trie."""
-    with open("/proc/thread-self/net/fib_trie") as file:
-        return [IPv4Address(text) for text in re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", file.read())]
+    """Every IPv4 address of this namespace's own."""
+    with _iproute() as ip:
+        return [IPv4Address(address.get("local") or address.get("address")) for address in ip.get_addr(family=socket.AF_INET)]
+
+
+def _name_of(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""  # a blackhole's 0, or gone since
+
+
+@contextlib.contextmanager
+def _iproute() -> Iterator[IPRoute]:
+    """A socket of the calling thread's network namespace, whose errors are OSErrors.
+
+    It runs an event loop of its own, which asyncio refuses in a thread that has one running already.
+    """
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as ip:
+            yield ip
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code)) from error
+
+
+@contextlib.contextmanager
+def _if_there() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
 
 
 def read_switch(name: str) -> str | None:

@@ -1,8 +1,8 @@
-"""rtnetlink(7), the few messages that connect a network namespace: links, addresses, neighbours, routes.
+"""rtnetlink(7), the few messages that connect one sandbox's network namespace: a veth, its port, address, neighbour, route.
 
 Messages are bytes made by the functions below, `Netlink.call` sends some in one packet and waits until the kernel has done them all. The
-numbers are those of <linux/rtnetlink.h>, <linux/if_link.h>, <linux/neighbour.h>. Done by hand, since pyroute2 costs a quarter of a second
-and 22 MB to import and three times the CPU for each call, in a thread that shares its interpreter lock with sandboxd's loop.
+numbers are those of <linux/rtnetlink.h>, <linux/if_link.h>, <linux/neighbour.h>. Done by hand, since pyroute2 takes three times the CPU
+for them, in a thread that shares its interpreter lock with sandboxd's loop. What is not done for each sandbox it does, see links.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ NLM_F_CREATE: Final = 0x400
 NLMSG_ERROR: Final = 2
 
 RTM_NEWLINK: Final = 16
-RTM_DELLINK: Final = 17
 RTM_SETLINK: Final = 19
 RTM_NEWADDR: Final = 20
 RTM_NEWROUTE: Final = 24
@@ -55,9 +54,6 @@ RT_TABLE_MAIN: Final = 254
 RTPROT_BOOT: Final = 3
 RTN_UNICAST: Final = 1
 RTNH_F_ONLINK: Final = 4
-
-#: In a namespace just made, `lo` is the first link and what comes next the second.
-LOOPBACK_INDEX: Final = 1
 
 _HEADER = struct.Struct("IHHII")
 _IFINFO = struct.Struct("BxHiII")
@@ -111,13 +107,6 @@ def _codes(data: bytes) -> list[int]:
 # Messages -------------------------------------------------------------------------------------------------------------------
 
 
-def bridge(name: str, mac: bytes) -> Message:
-    """A new bridge, up."""
-    info = _attribute(IFLA_INFO_KIND, b"bridge\0")
-    body = _ifinfo(IFF_UP) + _name(name) + _attribute(IFLA_ADDRESS, mac) + _attribute(IFLA_LINKINFO, info)
-    return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body
-
-
 def veth(name: str, *, group: int = 0, peer: str, peer_mac: bytes, peer_namespace: int) -> Message:
     """A new pair, both ends down (neither can be up before the other is there), `peer` in the namespace of that descriptor. Links of a
     `group` can be removed together."""
@@ -146,17 +135,6 @@ def isolated(name: str) -> Message:
 
 def up(index: int) -> Message:
     return RTM_NEWLINK, 0, _ifinfo(IFF_UP, index=index)
-
-
-def deleted(name: str) -> Message:
-    """The end of a link; a veth's peer goes with it. Costs 20 ms: the kernel waits until nobody looks at it any more."""
-    return RTM_DELLINK, 0, _ifinfo() + _name(name)
-
-
-def group_deleted(group: int) -> Message:
-    """The end of all links of a group at once, at the price of one; ENODEV where there is none. Never group 0, which everybody is in."""
-    assert group
-    return RTM_DELLINK, 0, _ifinfo() + _attribute(IFLA_GROUP, _u32(group))
 
 
 def address(index: int, own: IPv4Address, bits: int) -> Message:

@@ -4,9 +4,9 @@
                                    ├─ hth…b0 (gateway) ── host: prerouting filter, DNAT of DNS, forward, masquerade ── uplink
     sandbox  eth0 ──veth── hth…pM ─┘
 
-Made in sandboxd's main thread by `start`, then used by the thread of namespaces.py alone until `stop`. Who has which port is not kept: the
-kernel removes a veth when its namespace dies, so what is free is what isn't there. Ports are used in turn, so that an address comes back
-as late as possible: connections of its former owner may still be tracked.
+From `start` to `stop` one thread uses it, that of namespaces.py, which has no event loop running (see links.py). Who has which port is
+not kept: the kernel removes a veth when its namespace dies, so what is free is what isn't there. Ports are used in turn, so that an address
+comes back as late as possible: connections of its former owner may still be tracked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Final
 
 from sandbox.addresses import parse_addresses, parse_destinations, parse_range
@@ -118,7 +118,7 @@ class Nat:
             ):
                 continue
             if not before or (name.startswith("hth") and links.index_of(name) < before):
-                return f"the route to {destination} by {name}"
+                return f"the route to {destination} by {name or 'no link'}"
         if before:
             return ""
         known = [*((address, "address") for address in links.own_addresses()), *((address, "resolver") for address in self._resolvers())]
@@ -127,11 +127,9 @@ class Nat:
     def _add_bridge(self) -> None:
         number = len(self._bridges)
         name = self._layout.bridge_name(number)
-        self._netlink.call(netlink.bridge(name, self._layout.bridge_mac(number)))
-        index = links.index_of(name)
-        self._bridges.append(index)
+        gateway = IPv4Interface((self._layout.gateway(number), layout.BRIDGE_BITS))
+        self._bridges.append(links.add_bridge(name, mac=self._layout.bridge_mac(number), gateway=gateway))
         links.switch_if_there(f"ipv6/conf/{name}/disable_ipv6", "1")
-        self._netlink.call(netlink.address(index, self._layout.gateway(number), layout.BRIDGE_BITS))
 
     def _apply_everything(self) -> None:
         text = ruleset.removal(self._settings.instance) + ruleset.bridge_table(self._layout)
@@ -143,7 +141,7 @@ class Nat:
     def _wanted(self) -> _Applied:
         for number in range(len(self._bridges)):  # again and again: whoever writes ip_forward writes these too
             links.write_switch(f"ipv4/conf/{self._layout.bridge_name(number)}/forwarding", "1")
-        uplinks = {name for name, _ in links.routes() if not name.startswith("hth")}
+        uplinks = {name for name, _ in links.routes() if name and not name.startswith("hth")}
         self._forwarding.raise_on(sorted(uplinks))
         return _Applied(self._resolvers(), tuple(self._forwarding.raised()))
 
@@ -223,7 +221,8 @@ def sweep(instance: str) -> dict[str, int]:
     """
     prefix = layout.link_prefix(instance)
     found = {"links": len(links.names_with_prefix(prefix)), "tables": 0, "forwarding": forwarding.restore()}
-    links.delete_group(layout.link_group(instance))
+    if found["links"]:
+        links.delete_group(layout.link_group(instance))
     for name in links.names_with_prefix(prefix):
         links.delete(name)
     for name in tables(instance):

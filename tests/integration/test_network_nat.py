@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class Running:
     def start(self) -> Running:
         self.nat.start()
         self.runs = True
-        self.networks = NetworkNamespaces(1, self.nat)
+        self.thread = ThreadPoolExecutor(1)
+        self.networks = NetworkNamespaces(self.thread, 1, self.nat)
         self.networks.start()
         return self
 
@@ -95,6 +97,7 @@ class Running:
             os.close(fd)
         self.namespaces.clear()
         self.networks.stop()
+        self.thread.shutdown()
         self.nat.stop()
 
 
@@ -122,9 +125,9 @@ def address_of(namespace: int) -> str:
 
 
 def refused(namespace: int, host: str, port: int) -> bool:
-    """Whether no connection comes about from there."""
+    """Whether no connection comes about from there; a SYN lost while a new port begins to carry is sent again after a second."""
     try:
-        within(namespace, lambda: socket.create_connection((host, port), 1.0).close())
+        within(namespace, lambda: socket.create_connection((host, port), 3.0).close())
     except REFUSED:
         return True
     return False
@@ -329,7 +332,7 @@ def test_host_without_the_library_has_no_nat_says_why_and_is_left_as_it_was(
 
     async def started() -> tuple[Nat | None, str]:
         async with contextlib.AsyncExitStack() as stack:
-            return Daemon(Settings(home=str(tmp_path)), {})._nat(stack)
+            return await Daemon(Settings(home=str(tmp_path)), {})._nat(stack, stack.enter_context(ThreadPoolExecutor(1)))
 
     assert asyncio.run(started()) == (None, "libnothing.so.1 is missing: apt-get install libnftables1")
     assert "NO NETWORK" in caplog.text
@@ -347,7 +350,7 @@ def test_start_that_fails_half_way_leaves_nothing(world: World, tmp_path: Path, 
     assert set(switches().values()) == {"0"}
 
 
-async def test_kernel_that_refuses_a_connection_is_told_and_the_other_kind_goes_on(
+def test_kernel_that_refuses_a_connection_is_told_and_the_other_kind_goes_on(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = Running(tmp_path / "home").start()
@@ -355,9 +358,9 @@ async def test_kernel_that_refuses_a_connection_is_told_and_the_other_kind_goes_
         links.delete(running.nat._layout.bridge_name(0))
         with pytest.raises(LaunchError, match="make a namespace"):
             for _ in range(3):  # one was made ahead
-                running.namespaces.append(await running.networks.take("nat"))
+                running.sandbox("nat")
         for _ in range(4):
-            running.namespaces.append(await running.networks.take("none"))
+            running.sandbox("none")
         assert "cannot make a network namespace for nat" in caplog.text
     finally:
         running.stop()
@@ -501,6 +504,7 @@ def test_dead_ones_links_tables_and_forwarding_are_swept(world: World, tmp_path:
     running.sandbox()
     # what kill -9 does: descriptors go, nothing is undone; the namespace stays, so its link does not go by itself
     running.networks.stop()
+    running.thread.shutdown()
     running.nat._netlink.close()
     running.nat._nft.close()
     os.close(running.nat._forwarding._fd)

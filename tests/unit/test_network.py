@@ -166,5 +166,6 @@ def test_message_is_laid_out_as_the_kernel_reads_it() -> None:
 
 
 def test_names_are_padded_to_four_bytes() -> None:
-    assert len(netlink.deleted("abcd")[2]) % 4 == 0
-    assert netlink.deleted("abcd")[2][16:] == bytes.fromhex("0900 0300") + b"abcd\0" + bytes(3)
+    kind, flags, body = netlink.enslaved("abcd", 7)
+    assert (kind, flags) == (19, 0)
+    assert body[16:] == bytes.fromhex("0900 0300") + b"abcd\0" + bytes(3) + bytes.fromhex("0800 0a00 07000000")
