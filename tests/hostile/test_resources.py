@@ -219,7 +219,8 @@ def neighbour(hearth: Instance) -> str:
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.name)
 def test_a_function_that(hearth: Instance, neighbour: str, facts: dict[str, Any], bomb: Bomb) -> None:
     before, calls = host_state(), hearth.call(neighbour).ok()
-    name = hearth.deploy(PAYLOAD.read_text(), timeout=2, memory=MEMORY_MB, tmp=TMP_MB)
+    # only who is meant to meet the time limit has a short one: a hundred forks take their time on a busy machine
+    name = hearth.deploy(PAYLOAD.read_text(), timeout=2 if 433 in bomb.scf else 15, memory=MEMORY_MB, tmp=TMP_MB)
     assert hearth.call(name, {}).ok() == "served"
     call = hearth.call_soon(name, Attack(bomb.name, bomb.source, bomb.code).event(facts))
     meanwhile = [hearth.call(neighbour) for _ in range(3)]
