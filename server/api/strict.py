@@ -22,7 +22,8 @@ REFUSALS: Final = {
     431: ("head_too_large", "Request header fields too large"),
     503: ("no_connection", "Too many connections"),
 }
-_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%\[\]:-]*")
+#: tccli sends, and signs, the address of its --endpoint as it was typed: `Host: http://127.0.0.1:9000`.
+_HOST = re.compile(rb"(?:https?://)?[A-Za-z0-9._~!$&'()*+,;=%\[\]:-]*")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 
 

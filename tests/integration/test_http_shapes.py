@@ -105,6 +105,7 @@ SHAPES = [
     Shape("no Host", "RFC 9112 section 3.2", "GET /healthz HTTP/1.1\r\n\r\n"),
     Shape("two Hosts", "RFC 9112 section 3.2", get("/healthz", "Host: y")),
     Shape("Host that is none", "RFC 9112 section 3.2", "GET /healthz HTTP/1.1\r\nHost: a b/@c\r\n\r\n"),
+    Shape("Host with a scheme, as tccli sends it", "scf-interface", "GET /healthz HTTP/1.1\r\nHost: http://x:1\r\n\r\n", (200,), False),
     Shape("two Content-Types", "RFC 9110 section 5.3", post("Content-Type: a/b", "Content-Type: c/d", "Content-Length: 2", body="{{}}")),
     # Request lines.
     Shape("HTTP/0.9", "RFC 9112 section 3", "GET /healthz\r\n\r\n"),
