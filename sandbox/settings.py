@@ -40,6 +40,7 @@ class Settings:
     http_stall_seconds: float = _setting(
         60.0, "a body that stops coming, a reply that nobody reads is given up after this time", low=0.1, high=60
     )
+    restart_seconds: float = _setting(30.0, "longest pause before a part of ours that keeps ending is started again", low=0.1, high=300)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
     database_url: str = _setting("", "SQLAlchemy URL; empty: SQLite in the state directory")
     region: str = _setting("local", "region shown to functions and clients")

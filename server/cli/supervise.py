@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 BACKOFF_FIRST_SECONDS: Final = 0.5
-BACKOFF_LIMIT_SECONDS: Final = 30.0
 STEADY_SECONDS: Final = 60.0
 """A child that lived this long starts its backoff anew."""
 READ_BYTES: Final = 64 * 1024
@@ -155,12 +154,18 @@ class Supervisor:
     """
 
     def __init__(
-        self, programs: Sequence[Program], *, on_ready: Callable[[], Coroutine[Any, Any, None]], clock: Callable[[], float] = time.monotonic
+        self,
+        programs: Sequence[Program],
+        *,
+        on_ready: Callable[[], Coroutine[Any, Any, None]],
+        longest_pause_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._children = [Child(program) for program in programs]
         self._on_ready = on_ready
         self._stopping = asyncio.Event()
         self._stops = 0
+        self._longest_pause_seconds = longest_pause_seconds
         self._clock = clock
 
     def stop(self) -> None:
@@ -208,16 +213,20 @@ class Supervisor:
             await cancel(ready, exited)
 
     async def _keep(self, child: Child) -> None:
-        delay, born = BACKOFF_FIRST_SECONDS, self._clock()
+        first = min(BACKOFF_FIRST_SECONDS, self._longest_pause_seconds)
+        delay, born = first, self._clock()
         while True:
             status = await child.ended()
             if self._clock() - born >= STEADY_SECONDS:
-                delay = BACKOFF_FIRST_SECONDS
+                delay = first
             say(f"{child.name} ended ({describe_status(status)}), starting it again in {delay:g} s")
             await asyncio.sleep(delay)
-            delay = min(delay * 2, BACKOFF_LIMIT_SECONDS)
+            delay = min(delay * 2, self._longest_pause_seconds)
             born = self._clock()
-            await child.start()
+            try:
+                await child.start()
+            except OSError as error:  # no memory or descriptors for it now: the former life's end is seen again, after a longer pause
+                say(f"{child.name} could not be started: {error.strerror}")
 
 
 async def cancel(*tasks: asyncio.Future[object] | asyncio.Task[None] | asyncio.Task[bool] | asyncio.Task[int]) -> None:

@@ -81,7 +81,7 @@ class Service:
         self._settings, self._ready_fd, self._demo, self._once = settings, ready_fd, demo, once
         self._environment = child_environment(settings)
         programs = [runtime(settings, self._environment), api(settings, self._environment, token)]
-        self._supervisor = Supervisor(programs, on_ready=self._on_ready)
+        self._supervisor = Supervisor(programs, on_ready=self._on_ready, longest_pause_seconds=settings.restart_seconds)
         self._stopping = asyncio.Event()
         self._shown: int | None = None
 

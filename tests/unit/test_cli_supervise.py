@@ -99,6 +99,48 @@ async def test_a_program_that_dies_later_is_started_again(tmp_path: Path, monkey
     assert len(lives.read_text()) >= 3
 
 
+async def test_the_pause_before_a_restart_grows_no_longer_than_is_set(tmp_path: Path) -> None:
+    lives = tmp_path / "lives"
+
+    async def then() -> None:
+        await wait_for(lambda: lives.exists() and len(lives.read_text()) >= 8)  # 64 s of pauses if they doubled from half a second on
+        whole.stop()
+
+    mortal = program("mortal", f"f = open({str(lives)!r}, 'a'); f.write('x'); f.close()")
+    whole = Supervisor([mortal], on_ready=then, longest_pause_seconds=0.01)
+    await asyncio.wait_for(whole.run(), 20)
+    assert len(lives.read_text()) >= 8
+
+
+async def test_a_program_that_cannot_be_started_for_a_while_is_tried_again(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\nrm -f $0.x; mv $0 $0.x\n")  # its own disappearance: the next start fails with ENOENT
+    script.chmod(0o755)
+
+    async def then() -> None:
+        await wait_for(lambda: not script.exists())
+        await wait_for(lambda: refused.is_set())
+        (tmp_path / "script.x").rename(script)
+        await wait_for(lambda: not script.exists())
+        whole.stop()
+
+    refused = asyncio.Event()
+    mortal = Program(name="mortal", command=(str(script),), environment=dict(os.environ), ready=at_once)
+    whole = Supervisor([mortal], on_ready=then, longest_pause_seconds=0.01)
+    start = whole._children[0].start
+
+    async def watched(child: Child) -> asyncio.subprocess.Process:
+        try:
+            return await start()
+        except OSError:
+            refused.set()
+            raise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Child, "start", watched)
+        await asyncio.wait_for(whole.run(), 20)
+
+
 async def test_stop_ends_the_programs_in_reverse_order(tmp_path: Path) -> None:
     order = tmp_path / "order"
 
