@@ -66,18 +66,30 @@ class Workshop:
         slot = self.slots.take()
         try:
             joins = slot.cgroup.open_join()
+        except OSError:
+            self.slots.give_back(slot)
+            raise
+        shape = self.shape(slot.uid, tmp_mb, tuple(joins))
+        try:
             sandbox = Sandbox(
                 slot,
                 image=resolved.image.name,
                 runtime=resolved.runtime,
                 network=self.networks.kind(network),
-                shape=self.shape(slot.uid, tmp_mb, tuple(joins)),
+                shape=shape,
                 loop=self.loop,
             )
         except OSError:
+            for fd in joins.values():
+                os.close(fd)
             self.slots.give_back(slot)
             raise
         return sandbox, joins
+
+    async def discard(self, sandbox: Sandbox) -> None:
+        """Kill what has never served, and take its slot back."""
+        await sandbox.close()
+        self.slots.give_back(sandbox.slot)
 
     def open_code(self, digest: str) -> int:
         """A detached read-only mount of a package; ImageError if it is not there.
@@ -149,6 +161,7 @@ class ZygoteFactory:
         zygote = await self._alive_zygote()
         workshop = self._workshop
         fds = {"@net": await workshop.networks.take(network)}
+        sandbox: Sandbox | None = None
         try:
             sandbox, joins = workshop.new_sandbox(self.resolved, tmp_mb, network)
             fds.update(joins)
@@ -157,6 +170,12 @@ class ZygoteFactory:
             if "attach" in request:
                 request["drop"] = plan.to_json(plan.drop_plan(sandbox.shape))
             zygote.fork(request, {**sandbox.child_descriptors(), **fds, **given})
+        except (OSError, LaunchError) as error:
+            if sandbox is not None:
+                await workshop.discard(sandbox)
+            if isinstance(error, LaunchError):
+                raise
+            raise LaunchError("sandbox", "create", error.errno or 0, str(error.filename or "")) from error
         finally:
             for fd in fds.values():
                 os.close(fd)
@@ -164,7 +183,7 @@ class ZygoteFactory:
         try:
             await sandbox.ready(READY_TIMEOUT_SECONDS)
         except LaunchError:
-            await self.discard(sandbox)
+            await workshop.discard(sandbox)
             raise
         return sandbox
 
@@ -184,10 +203,6 @@ class ZygoteFactory:
             await task
         finally:
             os.close(code)
-
-    async def discard(self, sandbox: Sandbox) -> None:
-        await sandbox.close()
-        self._workshop.slots.give_back(sandbox.slot)
 
     def close(self) -> None:
         if self._zygote is not None:
@@ -243,6 +258,7 @@ class ExecFactory:
         """A specialised sandbox of `spec`, its worker starting. Raises LaunchError, ImageError, NoCapacity."""
         workshop = self._workshop
         fds = {"@net": await workshop.networks.take(spec.network)}
+        sandbox: Sandbox | None = None
         try:
             fds["@code"] = workshop.open_code(spec.code)
             sandbox, joins = workshop.new_sandbox(resolved, spec.tmp_mb, spec.network)
@@ -251,11 +267,13 @@ class ExecFactory:
             given = {"@null": workshop.null, **sandbox.child_descriptors(), **fds}
             if layers is not None:
                 given["@layers"] = layers
-            try:
-                workshop.launcher.request({"op": "exec", **self._request(resolved, spec, sandbox, layers is not None)}, given)
-            except LaunchError:
-                await self._discard(sandbox)
+            workshop.launcher.request({"op": "exec", **self._request(resolved, spec, sandbox, layers is not None)}, given)
+        except (OSError, LaunchError) as error:
+            if sandbox is not None:
+                await workshop.discard(sandbox)
+            if isinstance(error, LaunchError):
                 raise
+            raise LaunchError("sandbox", "create", error.errno or 0, str(error.filename or "")) from error
         finally:
             for fd in fds.values():
                 os.close(fd)
@@ -263,15 +281,11 @@ class ExecFactory:
         try:
             await sandbox.ready(READY_TIMEOUT_SECONDS)
         except LaunchError:
-            await self._discard(sandbox)
+            await workshop.discard(sandbox)
             raise
         sandbox.to(states.PREPARED)
         sandbox.to(states.SPECIALISING)
         return sandbox
-
-    async def _discard(self, sandbox: Sandbox) -> None:
-        await sandbox.close()
-        self._workshop.slots.give_back(sandbox.slot)
 
     def _request(self, resolved: Resolved, spec: FunctionSpec, sandbox: Sandbox, layers: bool) -> dict[str, object]:
         shape = sandbox.shape

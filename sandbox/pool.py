@@ -96,7 +96,11 @@ class SandboxPool:
             if sandbox.ended or not sandbox.silent:
                 self.destroy(sandbox)
                 continue
-            sandbox.thaw()
+            try:
+                sandbox.thaw()
+            except OSError:
+                self.destroy(sandbox)  # it is nobody's any more
+                raise
             sandbox.to(states.LEASED)
             self.busy.add(sandbox)
             self.counters["warm"] += 1
@@ -135,7 +139,7 @@ class SandboxPool:
                 sandbox = prepared
                 try:
                     await factory.specialise(sandbox, spec, layers)
-                except SandboxError:
+                except (SandboxError, OSError):
                     self.counters["launch_failures"] += 1
                     self.destroy(sandbox)
                     raise
@@ -285,26 +289,38 @@ class SandboxPool:
         self._refill_soon()
 
     async def _housekeeping(self) -> None:
-        next_pressure = 0.0
+        next_pressure, healthy = 0.0, True
         while not self.closing:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             now = time.monotonic()
-            for sandbox in keepalive.expired(list(self.idle_workers()), now=now, keep_alive_seconds=self._settings.keep_alive_seconds):
+            try:
+                self._keep_house(now)
+                if now >= next_pressure:
+                    next_pressure = now + PRESSURE_SECONDS
+                    self._relieve_pressure()
+                healthy = True
+            except OSError as error:  # out of descriptors, say: the next round may find some
+                if healthy:
+                    _log.error("housekeeping: %s", error)
+                healthy = False
+
+    def _keep_house(self, now: float) -> None:
+        for sandbox in keepalive.expired(list(self.idle_workers()), now=now, keep_alive_seconds=self._settings.keep_alive_seconds):
+            self._evict(sandbox)
+        for sandbox in list(self.idle_workers()):
+            if sandbox.ended:
                 self._evict(sandbox)
-            for sandbox in list(self.idle_workers()):
-                if sandbox.ended:
-                    self._evict(sandbox)
-                elif sandbox.state == states.IDLE and now - sandbox.idle_since >= self._settings.freeze_after_seconds:
-                    sandbox.freeze()
-                    sandbox.measure()
-            self.tmp_total_bytes = self.tmp_bytes()
-            if self._workshop.loop.time() - self._last_acquire > HOUSEKEEPING_SECONDS:
-                self._workshop.slots.stock_up(SLOTS_READY)
-            if now >= next_pressure:
-                next_pressure = now + PRESSURE_SECONDS
-                self._look_for_images()
-                if machine.memory_available_percent() < self._settings.memory_reserve_percent:
-                    self.evict(EVICTED_AT_ONCE)
+            elif sandbox.state == states.IDLE and now - sandbox.idle_since >= self._settings.freeze_after_seconds:
+                sandbox.freeze()
+                sandbox.measure()
+        self.tmp_total_bytes = self.tmp_bytes()
+        if self._workshop.loop.time() - self._last_acquire > HOUSEKEEPING_SECONDS:
+            self._workshop.slots.stock_up(SLOTS_READY)
+
+    def _relieve_pressure(self) -> None:
+        self._look_for_images()
+        if machine.memory_available_percent() < self._settings.memory_reserve_percent:
+            self.evict(EVICTED_AT_ONCE)
 
     def evict(self, count: int) -> int:
         """Destroy the idle workers used longest ago; how many went."""

@@ -64,12 +64,13 @@ class Sandbox:
         self._exit_seen = asyncio.Event()
         ours, self._control_theirs = sockets.seqpacket_pair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._control = Channel(ours, loop, self._message, self._ended)
         self.worker, self._worker_theirs = sockets.stream_pair()
         self.worker.setblocking(False)  # a property of the open file: it holds for every lease holder
         self.log, self._log_theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self._log_theirs, True)
         os.fchown(self._log_theirs, slot.uid, slot.uid)  # or the function could not open /dev/stdout and /dev/stderr
+        # Last: the loop keeps a channel for good, so none may be made of a sandbox for which descriptors run out on the way here.
+        self._control = Channel(ours, loop, self._message, self._ended)
 
     # -- creation -----------------------------------------------------------------------------------------------------
 
@@ -219,15 +220,18 @@ class Sandbox:
 
     async def _close(self) -> bool:
         self.close_child_descriptors()
+        # Before the kill, which needs a descriptor: there is one then, even where there was none left.
+        self.worker.close()
+        os.close(self.log)
         pidfd = self._kill()
         self._control.close()  # a PID 1 that was not yet known reads end of file and goes
+        deadline = self._loop.time() + DEATH_TIMEOUT_SECONDS
         try:
-            dead = await self._wait_dead(pidfd)
+            await self._thaw_killed(deadline)
+            dead = await self._wait_dead(pidfd, deadline)
         finally:
             if pidfd >= 0:
                 os.close(pidfd)
-        self.worker.close()
-        os.close(self.log)
         self._forget_peak()
         self.to(states.CLOSED)
         return dead
@@ -248,11 +252,29 @@ class Sandbox:
             return pidfd
         except ProcessLookupError:
             return -1
-        finally:
-            cgroup.thaw()  # v1: SIGKILL does nothing to a frozen task until it is thawed
+        except OSError as error:  # out of descriptors: the end of file on its control socket makes PID 1 kill all
+            _log.error("sandbox %s can't be killed at once: %s", self.id, error)
+            return -1
 
-    async def _wait_dead(self, pidfd: int) -> bool:
-        deadline = self._loop.time() + DEATH_TIMEOUT_SECONDS
+    async def _thaw_killed(self, deadline: float) -> None:
+        """v1: SIGKILL does nothing to a frozen task until it is thawed."""
+        while True:
+            try:
+                self.slot.cgroup.thaw()
+                return
+            except OSError as error:
+                if self._loop.time() > deadline:
+                    _log.error("sandbox %s can't be thawed: %s", self.id, error)
+                    return
+            await asyncio.sleep(0.01)
+
+    def _is_empty(self) -> bool:
+        try:
+            return self.slot.cgroup.empty()
+        except OSError:
+            return False  # out of descriptors: asked again until the deadline
+
+    async def _wait_dead(self, pidfd: int, deadline: float) -> bool:
         if pidfd >= 0:
             # readable once the process is dead, and PID 1 is dead only when its whole namespace is, pid_namespaces(7)
             died: asyncio.Future[None] = self._loop.create_future()
@@ -265,7 +287,7 @@ class Sandbox:
             finally:
                 self._loop.remove_reader(pidfd)
         pause = 0.0003
-        while not self.slot.cgroup.empty():
+        while not self._is_empty():
             if self._loop.time() > deadline:
                 return False
             await asyncio.sleep(pause)

@@ -34,6 +34,7 @@ class Slots:
         self._driver = driver
         self._first_uid = first_uid
         self._free: list[Slot] = []
+        self._broken: list[Slot] = []
         self._unused: list[int] = []
         self._next = 0
         self.used = 0
@@ -58,6 +59,7 @@ class Slots:
 
     def stock_up(self, count: int) -> None:
         """Make one more if less than `count` are free: called now and then when nobody waits. Raises OSError."""
+        self._remove_broken()
         if len(self._free) < count and self._next < MAX_SLOTS:
             self._free.append(self._new())
 
@@ -83,14 +85,22 @@ class Slots:
                 return
         except OSError as error:
             _log.warning("cgroup of slot %d is not reused: %s", slot.index, error)
-        try:
-            slot.cgroup.remove()
-        except OSError as error:  # the number stays taken; the next start sweeps the directory
-            _log.error("cgroup of slot %d cannot be removed: %s", slot.index, error)
-            return
-        self._unused.append(slot.index)
+        self._broken.append(slot)
+        self._remove_broken()
+
+    def _remove_broken(self) -> None:
+        """Try again what could not be removed; the number stays taken until then."""
+        broken, self._broken = self._broken, []
+        for slot in broken:
+            try:
+                slot.cgroup.remove()
+                self._unused.append(slot.index)
+            except OSError as error:
+                _log.debug("cgroup of slot %d cannot be removed yet: %s", slot.index, error)
+                self._broken.append(slot)
 
     def close(self) -> None:
         """Remove the kept cgroups."""
+        self._remove_broken()
         while self._free:
             self._free.pop().cgroup.remove()

@@ -42,6 +42,15 @@ class Zygote:
         self, launcher: LauncherClient, request: dict[str, Any], fds: dict[str, int], preloads: list[str], filters: dict[str, str]
     ) -> None:
         """Have the launcher start it and wait until it has preloaded and confined itself. Raises LaunchError."""
+        try:
+            await self._start(launcher, request, fds, preloads, filters)
+        except OSError as error:
+            self.close()  # what has been started of it ends by itself then
+            raise LaunchError("zygote", "start", error.errno or 0, str(error.filename or "")) from error
+
+    async def _start(
+        self, launcher: LauncherClient, request: dict[str, Any], fds: dict[str, int], preloads: list[str], filters: dict[str, str]
+    ) -> None:
         ours, theirs = sockets.seqpacket_pair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._channel = Channel(ours, self._loop, self._message, self._ended)

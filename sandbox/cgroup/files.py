@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import time
+from contextlib import ExitStack
 
 
 def read(path: str) -> str:
@@ -26,6 +27,17 @@ def write(path: str, value: str | int) -> None:
         os.write(fd, str(value).encode())
     finally:
         os.close(fd)
+
+
+def open_all(paths: dict[str, str]) -> dict[str, int]:
+    """Each path opened for writing, by the same names: all of them, or OSError and none."""
+    with ExitStack() as stack:
+        found = {}
+        for name, path in paths.items():
+            found[name] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            stack.callback(os.close, found[name])
+        stack.pop_all()
+        return found
 
 
 def keyed(text: str, key: str) -> int:

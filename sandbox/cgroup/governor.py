@@ -123,6 +123,7 @@ class Governor:
         self._next_look = float("inf")
         self._condition = threading.Condition()
         self._stopped = False
+        self._healthy = True  # so that a lasting fault is told once
         self._thread = threading.Thread(target=self._run, name="governor", daemon=True)
 
     def start(self) -> None:
@@ -173,12 +174,16 @@ class Governor:
                 return
             try:
                 again = watch.look()
+                self._healthy = True
             except FileNotFoundError:
                 return  # the sandbox is gone: /proc/PID or its cgroup
             except OSError as error:
-                if error.errno not in (errno.ESRCH, errno.ENODEV, errno.EACCES):
+                if error.errno in (errno.ESRCH, errno.ENODEV, errno.EACCES):
+                    return
+                if self._healthy:
                     _log.warning("governor: %s: %s", watch.cgroup.name, error)
-                return
+                self._healthy = False
+                again = LONGEST_SECONDS  # out of descriptors, say: it must not be left without a watch for that
         with self._condition:
             self._count += 1
             heapq.heappush(self._due, (time.monotonic() + again, self._count, watch))

@@ -24,7 +24,7 @@ class V1Cgroup:
         self._procs = f"{memory or next(iter(paths.values()))}/cgroup.procs"
 
     def open_join(self) -> dict[str, int]:
-        return {f"@{name}": os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC) for name, path in self._paths.items()}
+        return files.open_all({f"@{name}": f"{path}/tasks" for name, path in self._paths.items()})
 
     def set_limits(self, limits: Limits) -> None:
         if "memory" in self._paths:

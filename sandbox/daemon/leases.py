@@ -199,9 +199,14 @@ class Leases:
         if lease.timer is not None:
             lease.timer.cancel()
         self._governor.unwatch(lease.watch)
-        peak = lease.sandbox.peak
-        memory = self._memory(lease, peak)
-        oom = self._oom_killed(lease, peak)
+        try:
+            peak = lease.sandbox.peak
+            memory = self._memory(lease, peak)
+            oom = self._oom_killed(lease, peak)
+        except OSError as error:
+            # Out of descriptors: the place under the limit must be given back all the same. A sandbox that can't be looked at goes.
+            _log.error("sandbox %s can't be measured: %s", lease.sandbox.id, error)
+            return Ending(lease, outcome, self._verdict(lease, outcome, finished_at, oom=False), lease.watch.own_peak, oom=True)
         return Ending(lease, outcome, self._verdict(lease, outcome, finished_at, oom=oom), memory, oom)
 
     def kept(self, ending: Ending) -> dict[str, Any] | None:
@@ -218,7 +223,7 @@ class Leases:
         lease = ending.lease
         if ending.verdict == "exited" and not lease.killed:
             await lease.sandbox.exit_told(EXIT_TOLD_SECONDS)
-            if self._oom_killed(lease, lease.sandbox.peak):
+            if not ending.oom and self._oom_killed(lease, lease.sandbox.peak):
                 # the killer's count may come a moment after the end of file; once the sandbox is closed, its cgroup is another's
                 ending.verdict = "oom"
         dead = await (lease.closing or self._pool.destroy(lease.sandbox))

@@ -36,6 +36,7 @@ from sandbox.spec import FunctionSpec
 
 _log = logging.getLogger(__name__)
 
+ACCEPT_AGAIN_SECONDS = 0.1
 PART = 100
 #: Of all clients together: the API's processes have one each. A flood must leave us descriptors for sandboxes.
 MAX_CONNECTIONS = 256
@@ -238,6 +239,12 @@ class Listener:
             sock, _ = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
+        except OSError as error:
+            # EMFILE: who waits stays in the queue and would wake us again at once, so we look again later.
+            _log.error("cannot accept a client: %s", error)
+            self.loop.remove_reader(self._sock.fileno())
+            self.loop.call_later(ACCEPT_AGAIN_SECONDS, self._accept_again)
+            return
         pid, uid, _ = sockets.peer_credentials(sock)
         if uid not in self._allowed:
             _log.warning("connection refused: pid=%d uid=%d", pid, uid)
@@ -248,6 +255,10 @@ class Listener:
             sock.close()
             return
         self._connections.add(Connection(sock, self))
+
+    def _accept_again(self) -> None:
+        if self._sock is not None and self._sock.fileno() >= 0:
+            self.loop.add_reader(self._sock.fileno(), self._accept)
 
     def gone(self, connection: Connection) -> None:
         self._connections.discard(connection)
