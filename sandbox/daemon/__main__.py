@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import click
 import uvloop
 
 from sandbox import log, seccomp, settings
-from sandbox.cgroup import Driver, detect
+from sandbox.cgroup import Cgroup, Driver, detect
 from sandbox.cgroup.governor import Governor
 from sandbox.daemon import recovery
 from sandbox.daemon.leases import Leases
 from sandbox.daemon.listener import Listener
-from sandbox.errors import RuntimeNotFound, SandboxError
+from sandbox.errors import ConfigError, RuntimeNotFound, SandboxError
 from sandbox.factory import MEGABYTE, Workshop
 from sandbox.gate import Gate
 from sandbox.kernel import machine, process
@@ -47,6 +47,30 @@ def capacity_bytes(conf: Settings) -> int:
     return conf.capacity_mb * MEGABYTE or machine.memory_total_bytes() * 9 // 10
 
 
+PROMISED = frozenset({"memory", "pids"})
+
+
+def check_limits(driver: Driver) -> None:
+    """Raises ConfigError where a limit that every function has can't be held; tells what else is weaker."""
+    if lacking := sorted(PROMISED & driver.missing):
+        raise ConfigError(
+            f"no {' and no '.join(lacking)} control group", hint="functions would have no such limit; `hearth doctor` says more"
+        )
+    if driver.missing:
+        _log.warning("control groups lack %s; `hearth doctor` says what is weaker", ", ".join(sorted(driver.missing)))
+
+
+def first_cgroup(driver: Driver) -> Cgroup:
+    """The zygotes' cgroup, which shows whether any can be made. Raises ConfigError."""
+    try:
+        return driver.create("zygotes")
+    except OSError as error:
+        with suppress(OSError):
+            driver.sweep()  # what could be made in other hierarchies
+        hint = "mount the control groups read-write for this service"
+        raise ConfigError(f"cannot make control group {error.filename}: {error.strerror}", hint=hint) from error
+
+
 class Daemon:
     """Everything sandboxd is made of, constructed once."""
 
@@ -60,8 +84,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
+            zygotes = first_cgroup(driver)
             stack.callback(driver.close)
-            zygotes = driver.create("zygotes")
             stack.callback(zygotes.remove)
             joins = zygotes.open_join()
             for fd in joins.values():
@@ -173,6 +197,7 @@ def main(launcher_fd: int, debug: bool) -> None:
         filters = seccomp.compile_filters()  # before anything is made: without them nothing may start
         recovery.lock(conf)  # held by its descriptor until this process ends
         driver = detect(conf.instance, conf.cgroup_root)
+        check_limits(driver)
         recovery.sweep(conf, driver)
         uvloop.run(Daemon(conf, filters).run(launcher_fd, driver))
     except SandboxError as error:
