@@ -24,6 +24,7 @@ ZIP_TYPES: Final = frozenset({"application/zip", "application/x-zip-compressed",
 _BAD = problem("A field is wrong; `detail` names it")
 _MISSING = problem("No such function")
 _BIG = problem("The package or the body is too large")
+_FULL = problem("The state directory's disk is full")
 
 
 def send(resp: falcon.asgi.Response, value: Any, status: int = 200) -> None:
@@ -55,6 +56,7 @@ class FunctionList:
             400: _BAD,
             409: problem("It exists already, or there are too many"),
             413: _BIG,
+            507: _FULL,
         },
         bodies={"application/json": "FunctionCreation"},
     )
@@ -82,7 +84,14 @@ class FunctionItem:
     @operation(
         "Change a function's configuration",
         TAG,
-        {200: Answer("The function", "Function"), 400: _BAD, 404: _MISSING, 409: problem("Changed by others at once"), 413: _BIG},
+        {
+            200: Answer("The function", "Function"),
+            400: _BAD,
+            404: _MISSING,
+            409: problem("Changed by others at once"),
+            413: _BIG,
+            507: _FULL,
+        },
         bodies={"application/json": "FunctionChange"},
     )
     async def on_patch(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -110,6 +119,7 @@ class FunctionCode:
             400: problem("The package is refused; `detail` names the member"),
             404: _MISSING,
             413: _BIG,
+            507: _FULL,
             415: problem("Neither a zip nor JSON"),
         },
         bodies={"application/zip": {"type": "string", "format": "binary"}, "application/json": "CodeUpdate"},

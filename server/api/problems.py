@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from typing import Any, Final
 
 import falcon
@@ -33,6 +35,7 @@ def dump(value: Any) -> bytes:
 def install(app: falcon.asgi.App[Request, falcon.asgi.Response]) -> None:
     """Make `app` answer every exception with a problem document."""
     app.add_error_handler(Exception, _unexpected)
+    app.add_error_handler(OSError, _of_system)
     app.add_error_handler(falcon.HTTPError, _of_falcon)
     app.add_error_handler(ClientGone, _gone)
     app.add_error_handler(DBAPIError, _database)
@@ -87,7 +90,23 @@ async def _gone(req: Request, resp: falcon.asgi.Response, error: ClientGone, par
 
 async def _database(req: Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]) -> None:
     _log.error("database failed: %s", str(error).splitlines()[0])
+    if "database or disk is full" in str(error):  # sqlite3's SQLITE_FULL has no class of its own
+        await answer(req, resp, storage_full())
+        return
     await answer(req, resp, ApiError(503, "unavailable", "The database is away", "the database does not answer", "", 500, 1))
+
+
+async def _of_system(req: Request, resp: falcon.asgi.Response, error: OSError, params: dict[str, Any]) -> None:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        await _unexpected(req, resp, error, params)
+        return
+    _log.error("%s %s: %s", req.method, req.uri_template, os.strerror(error.errno))
+    await answer(req, resp, storage_full())
+
+
+def storage_full() -> ApiError:
+    """507, RFC 4918: nothing was stored."""
+    return ApiError(507, "storage_full", "Storage is full", "the state directory's disk is full", "make room and try again", 500)
 
 
 async def _unexpected(req: Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]) -> None:
