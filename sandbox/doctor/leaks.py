@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,10 @@ from sandbox.settings import Settings, load
 
 STARTING_SECONDS: Final = 10
 UP_LOCK: Final = "lock"
+GROUPS: Final = "control groups"
+INHABITANTS: Final = "processes in them"
+LINKS: Final = "links"
+TABLES: Final = "firewall tables"
 _PROGRAMS: Final = frozenset({"sandbox.launcher", "sandbox.daemon", "sandbox.confine", "server.app:create_app()"})
 _MARK: Final = re.compile(r"hearth-([0-9a-f]{8})")
 _TABLE_MARK: Final = re.compile(rf"\S+ {ruleset.TABLE_PREFIX}([0-9a-f]{{8}})")
@@ -36,21 +40,11 @@ _TABLE_MARK: Final = re.compile(rf"\S+ {ruleset.TABLE_PREFIX}([0-9a-f]{{8}})")
 def findings(conf: Settings) -> list[Finding]:
     """Of this instance, then of the dead among the others."""
     alive = is_running(conf)
-    kinds = {
-        **_of_cgroups(conf, conf.instance),
-        **_of_network(conf.instance),
-        "processes": [survey.describe(process.pid) for process in own_processes(conf)],
-        "sockets": [str(path) for path in run_files(conf, alive=alive)],
-        "unfinished credentials": [str(path) for path in credential_files(conf)],
-    }
-    found = [Finding(conf.instance, kind, tuple(items), not alive) for kind, items in kinds.items() if items]
-    always = {
-        "mounts on the host": [mount.target for mount in host_mounts(conf, survey.mounts())],
-        "unfinished or unused images": store.leftovers(conf.images_dir),
-        "unfinished code packages": codestore.leftovers(conf),
-        "links that forward for nobody": forwarding.leftovers(),
-    }
-    found += [Finding(conf.instance, kind, tuple(items), True) for kind, items in always.items() if items]
+    found = [
+        Finding(conf.instance, kind, tuple(items), leaked=not (alive and used))
+        for kind, (look, used) in KINDS.items()
+        if (items := look(conf, alive))
+    ]
     for instance in dead_others(conf):
         others = {**_of_cgroups(conf, instance), **_of_network(instance)}
         found += [Finding(instance, kind, tuple(items), True) for kind, items in others.items() if items]
@@ -58,13 +52,16 @@ def findings(conf: Settings) -> list[Finding]:
 
 
 def _of_network(instance: str) -> dict[str, list[str]]:
-    return {"links": links.names_with_prefix(layout.link_prefix(instance)), "firewall tables": nat.tables(instance)}
+    return {LINKS: links.names_with_prefix(layout.link_prefix(instance)), TABLES: nat.tables(instance)}
 
 
 def _of_cgroups(conf: Settings, instance: str) -> dict[str, list[str]]:
     groups = cgroups(conf, instance)
-    pids = sorted({pid for path in groups for pid in files.processes(path)})
-    return {"control groups": groups, "processes in them": [survey.describe(pid) for pid in pids]}
+    return {GROUPS: groups, INHABITANTS: _inhabitants(groups)}
+
+
+def _inhabitants(groups: list[str]) -> list[str]:
+    return [survey.describe(pid) for pid in sorted({pid for path in groups for pid in files.processes(path)})]
 
 
 # Who lives ------------------------------------------------------------------------------------------------------------------
@@ -197,3 +194,29 @@ def _within(mounts: list[Mount], path: str) -> tuple[str, str] | None:
     nearest = max(above, key=lambda mount: len(mount.target))
     rest = os.path.relpath(path, nearest.target)
     return nearest.device, os.path.normpath(os.path.join(nearest.root, rest))
+
+
+# What is counted --------------------------------------------------------------------------------------------------------------
+
+Look = Callable[[Settings, bool], list[str]]
+"""(settings, whether the instance lives) → names of what there is."""
+
+#: Each kind of thing that can be left: how to find it, and whether a living instance has such things in use. Its removal is in `sweep`.
+KINDS: Final[dict[str, tuple[Look, bool]]] = {
+    GROUPS: (lambda conf, _: cgroups(conf, conf.instance), True),
+    INHABITANTS: (lambda conf, _: _inhabitants(cgroups(conf, conf.instance)), True),
+    LINKS: (lambda conf, _: _of_network(conf.instance)[LINKS], True),
+    TABLES: (lambda conf, _: _of_network(conf.instance)[TABLES], True),
+    "processes": (lambda conf, _: [survey.describe(process.pid) for process in own_processes(conf)], True),
+    "sockets": (lambda conf, alive: [str(path) for path in run_files(conf, alive=alive)], True),
+    "unfinished credentials": (lambda conf, _: [str(path) for path in credential_files(conf)], True),
+    "mounts on the host": (lambda conf, _: [mount.target for mount in host_mounts(conf, survey.mounts())], False),
+    "unfinished or unused images": (lambda conf, _: store.leftovers(conf.images_dir), False),
+    "unfinished code packages": (lambda conf, _: codestore.leftovers(conf), False),
+    "links that forward for nobody": (lambda conf, _: forwarding.leftovers(), False),
+}
+
+
+def counts(found: Collection[Finding]) -> dict[str, int]:
+    """How many of each kind are leaked, the kinds without any included."""
+    return {kind: sum(len(finding.items) for finding in found if finding.leaked and finding.kind == kind) for kind in KINDS}

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from sandbox.doctor import leaks
 from sandbox.doctor.model import Check, Finding, Report
 
 ITEMS_SHOWN: Final = 5
@@ -28,8 +29,8 @@ def show(report: Report, *, as_json: bool) -> None:
 
 
 def to_json(report: Report) -> dict[str, object]:
-    """The report's own fields; `ok` goes with the exit status, `missing` and `leaked` are counts."""
-    return {**asdict(report), "ok": report.ok, "missing": report.missing, "leaked": report.leaked}
+    """The report's own fields; `ok` goes with the exit status, `missing` and `leaked` are counts, `leaks` counts by kind."""
+    return {**asdict(report), "ok": report.ok, "missing": report.missing, "leaked": report.leaked, "leaks": leaks.counts(report.findings)}
 
 
 def plain(report: Report) -> list[str]:
@@ -100,6 +101,7 @@ def _counted(finding: Finding) -> str:
 
 def _closing(report: Report) -> list[str]:
     lines = list(report.fixed)
+    lines.append(f"looked for {', '.join(f'{kind} ({count})' for kind, count in leaks.counts(report.findings).items())}")
     lines.append(f"instance {report.instance} of {report.home} is {'running' if report.running else 'not running'}")
     if report.missing:
         lines.append(f"{report.missing} of {len(report.checks)} guarantees can't be given here")

@@ -20,6 +20,7 @@ from sandbox.cgroup import detect, files
 from sandbox.cgroup.detect import MOUNTINFO, hierarchies
 from sandbox.kernel import constants as k
 from sandbox.kernel import filesystem
+from sandbox.network import layout
 from sandbox.settings import Settings
 from tests.integration.instance import HEARTH, Instance, wait_until
 
@@ -90,6 +91,7 @@ def test_host_that_can_run_hearth_gets_every_promise_and_the_honest_rest(conf: S
     done = run(environment_of(conf))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything promised is here\nnothing is left behind\n" in done.stdout
+    assert "looked for control groups (0), processes in them (0), links (0), " in done.stdout
     later = {name for name, state in states(doctor(environment_of(conf))).items() if state == "later"}
     assert {"layers merged at /opt"} <= later
 
@@ -200,3 +202,36 @@ def test_mount_of_an_image_on_the_host_is_found_and_undone(conf: Settings, tmp_p
         data = doctor(environment_of(conf), "--fix")
     assert data["fixed"] == ["removed mounts: 1"]
     assert found(data, leaked=True) == {}
+
+
+def test_everything_a_dead_instance_can_leave_is_counted_by_kind_and_fixed(conf: Settings) -> None:
+    package, credential, socket_file = conf.code_dir / ".tmp-dead", Path(conf.home) / ".credential-dead", conf.socket_path
+    package.mkdir(parents=True)
+    (package / "half").write_text("x")
+    (conf.code_dir / ".lock").touch()
+    credential.write_text("half")
+    (Path(conf.run) / "stage").mkdir(parents=True)
+    socket_file.touch()
+    (conf.images_dir / ".tmp-dead").mkdir(parents=True)
+    detect(conf.instance, conf.cgroup_root).create("s0")
+    link = f"{layout.link_prefix(conf.instance)}0"
+    subprocess.run(["ip", "link", "add", link, "type", "bridge"], check=True)
+    try:
+        before = doctor(environment_of(conf))
+        after = doctor(environment_of(conf), "--fix")
+    finally:
+        subprocess.run(["ip", "link", "del", link], check=False, capture_output=True)
+    left = {kind: count for kind, count in before["leaks"].items() if count}
+    groups = left.pop("control groups")
+    assert groups >= 2
+    assert left == {
+        "links": 1,
+        "sockets": 2,
+        "unfinished credentials": 1,
+        "unfinished or unused images": 1,
+        "unfinished code packages": 1,
+    }
+    assert before["leaked"] == groups + 6
+    assert after["leaked"] == 0
+    assert set(after["leaks"].values()) == {0}
+    assert not any(os.path.lexists(path) for path in (package, credential, socket_file, Path(conf.run) / "stage"))
