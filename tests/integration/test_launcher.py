@@ -187,7 +187,7 @@ async def test_when_sandboxd_is_killed_the_launcher_ends_and_no_process_is_left(
     assert (left["processes"], left["stage"]) == ([], [])
     # cgroups, the bridge and its firewall outlive the killed: the next life sweeps them, and can
     assert detect(running.settings.instance).sweep() > 0
-    nat.sweep(running.settings.instance)
+    await asyncio.to_thread(nat.sweep, running.settings.instance)  # pyroute2 runs a loop of its own
     assert (running.left()["cgroups"], running.left()["links"]) == ([], [])
 
 
