@@ -21,7 +21,7 @@ def outcome(tmp_path: Path, source: str, *, suite: str = "integration", ci: bool
     (tmp_path / "conftest.py").write_text(re.sub(r"LEAK_PATIENCE_SECONDS = .*", "LEAK_PATIENCE_SECONDS = 0.3", conftest))
     (tmp_path / suite / "test_it.py").write_text(source)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    environment = {**os.environ, "CI": "true" if ci else "false"}
+    environment = {**os.environ, "CI": "true" if ci else "false", "PYTHONPATH": str(ROOT)}  # for the plugins that conftest names
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", suite]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
 
