@@ -37,12 +37,16 @@ class WriterGone(ConnectionError):
 
 
 class WriterProcess:
-    """A `Writer` that works elsewhere. Used by one thread; started at its first batch."""
+    """A `Writer` that works elsewhere. Used by one thread; `start` spares the first batch its start-up."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
+
+    def start(self) -> None:
+        """Raises OSError where no process can be made; `write` tries again."""
+        self._sock = self._sock or self._start()
 
     def write(self, items: Sequence[Item]) -> int:
         """Commit these, however often the process must be started anew; how many had to be dropped."""

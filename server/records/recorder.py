@@ -65,6 +65,11 @@ class Recorder:
 
     def start(self) -> None:
         self._next_prune = time.monotonic() + FIRST_PRUNE_SECONDS
+        if self._process is not None:
+            try:
+                self._process.start()
+            except OSError as error:
+                _log.error(pairs("the records' writer could not be started, it is tried again", error=str(error)))
         self._thread.start()
 
     def put(self, record: Mapping[str, Any], memory_mb: int = 0) -> None:

@@ -334,7 +334,7 @@ def pid_of(remote: Recorder) -> int:
 def test_another_process_writes_what_is_put(remote: Recorder) -> None:
     remote.put(call(log=b"\xff\x00said"), memory_mb=128)
     remote.put({"request_id": "no shape"})
-    assert remote.flush()
+    assert remote.flush(30)
     assert remote.latest("hello")[0]["log"] == "\\xff\x00said"
     assert (remote.dropped, remote.usage()[0]["calls"]) == (1, 1)
     assert pid_of(remote) != os.getpid()
@@ -343,18 +343,18 @@ def test_another_process_writes_what_is_put(remote: Recorder) -> None:
 def test_a_writer_that_is_killed_is_started_anew_and_loses_nothing(remote: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "RETRY_SECONDS", 0.01)
     remote.put(call("r1"))
-    assert remote.flush()
+    assert remote.flush(30)
     first = pid_of(remote)
     os.kill(first, signal.SIGKILL)
     remote.put(call("r2"))
-    assert remote.flush()
+    assert remote.flush(30)
     assert pid_of(remote) != first
     assert [shown["request_id"] for shown in remote.latest("hello")] == ["r2", "r1"] and remote.dropped == 0
 
 
 def test_the_writer_ends_with_its_recorder(remote: Recorder) -> None:
     remote.put(call())
-    assert remote.flush()
+    assert remote.flush(30)
     pid = pid_of(remote)
     remote.close()
     with pytest.raises(ProcessLookupError):
