@@ -328,7 +328,7 @@ def test_beyond_the_limit_the_longest_idle_connection_gives_way(narrow: Callable
 
 
 def test_where_every_connection_is_busy_the_next_is_told_to_come_again(narrow: Callable[..., Instance]) -> None:
-    instance = narrow(http_connections=6)
+    instance = narrow(http_connections=6, prepared=0)  # `running` would count prepared ones
     sleeper = instance.deploy(SLEEPER)
     with ExitStack() as stack:
         busy = [stack.enter_context(connect(instance)) for _ in range(6)]
