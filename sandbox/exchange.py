@@ -18,8 +18,6 @@ from sandbox.readers import Readers
 #: Most replies are small, and a large buffer for each costs more than a second read of the few large ones.
 FIRST_READ_BYTES = 16 * 1024
 READ_BYTES = 256 * 1024
-#: A function that fills the log pipe (64 KB) stops until somebody reads; it stops no longer than this.
-LOG_AFTER_SECONDS = 0.002
 
 
 class EndOfSandbox(Exception):
@@ -35,7 +33,7 @@ class Exchange:
     """One question at a time: `ask`, or `expect` what comes without asking. `close` gives both descriptors back."""
 
     __slots__ = (
-        "_ended", "_fd", "_log", "_log_dropped", "_log_fd", "_log_limit", "_log_open", "_log_timer", "_log_watched", "_loop", "_pending",
+        "_ended", "_fd", "_log", "_log_dropped", "_log_fd", "_log_limit", "_log_open", "_log_watched", "_loop", "_pending",
         "_read_bytes", "_reader", "_readers", "_waiter",
     )  # fmt: skip
 
@@ -57,8 +55,9 @@ class Exchange:
         self._waiter: Callable[[Answer], None] | None = None
         self._ended: EndOfSandbox | ProtocolError | ReplyTooLarge | None = None
         readers.add(worker_fd, self._readable)
-        # Most calls are over before their log would need a reader, and `log` takes what is in the pipe.
-        self._log_timer = loop.call_later(LOG_AFTER_SECONDS, self._watch_log)
+        # Most calls are over before their log would need a reader, and `log` takes what is in the pipe. A function that fills it
+        # (64 KB) stops until somebody reads: no longer than that.
+        readers.later(self._watch_log)
 
     @property
     def in_step(self) -> bool:
@@ -169,7 +168,6 @@ class Exchange:
         return bytes(self._log) + b"\n[log cut here: %d bytes kept, at least %d dropped]\n" % (len(self._log), self._log_dropped)
 
     def _unwatch_log(self) -> None:
-        self._log_timer.cancel()
         if self._log_watched:
             self._readers.remove(self._log_fd)
             self._log_watched = False
@@ -182,5 +180,6 @@ class Exchange:
         if self._pending is not None:
             self._loop.remove_writer(self._fd)
         self._unwatch_log()
+        self._log_open = False
         os.close(self._fd)
         os.close(self._log_fd)

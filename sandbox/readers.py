@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections import deque
 from collections.abc import Callable
 
 AT_ONCE = 64
+LATER_SECONDS = 0.002
 
 
 class Readers:
@@ -20,6 +22,7 @@ class Readers:
         self._loop = loop
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], object]] = {}
+        self._later: deque[tuple[float, Callable[[], object]]] = deque()
         self._closing = False
         loop.add_reader(self._epoll.fileno(), self._ready)
 
@@ -33,6 +36,19 @@ class Readers:
         self._epoll.unregister(fd)
         if self._closing:
             self.close()
+
+    def later(self, callback: Callable[[], object]) -> None:
+        """Call back once, LATER_SECONDS from now or up to twice that. One timer for all: a timer each costs more than most of them do."""
+        if not self._later:
+            self._loop.call_later(LATER_SECONDS, self._call_later)
+        self._later.append((self._loop.time(), callback))
+
+    def _call_later(self) -> None:
+        now = self._loop.time()
+        while self._later and self._later[0][0] <= now - LATER_SECONDS:
+            self._loop.call_soon(self._later.popleft()[1])  # one that raises must not keep others from their turn
+        if self._later:
+            self._loop.call_later(LATER_SECONDS, self._call_later)
 
     def close(self) -> None:
         """At once, or when the last descriptor is removed: a call that still runs comes to its end."""

@@ -142,7 +142,7 @@ def create_app(
 
 def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder) -> Services:
     functions = Functions(engine, settings, codestore)
-    metrics, lookups = Metrics(), Threads("lookup", LOOKUP_THREADS)
+    metrics, lookups = Metrics(_later), Threads("lookup", LOOKUP_THREADS)
     cache = FunctionCache(functions.get, lookups)
     return Services(
         settings=settings,
@@ -158,3 +158,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         changes=Tasks(),
         stopping=asyncio.Event(),
     )
+
+
+def _later(seconds: float, callback: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, callback)

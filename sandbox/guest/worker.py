@@ -127,8 +127,11 @@ def _flush():
     """Write out what the function printed, whatever it did to its streams."""
     streams = list(_streams)
     for stream in (getattr(sys, 'stdout', None), getattr(sys, 'stderr', None)):
-        if not any(stream is ours for ours in _streams):  # the function's own, beside ours, which it may have kept
-            streams.append(stream)
+        for ours in _streams:
+            if stream is ours:
+                break
+        else:
+            streams.append(stream)  # the function's own, beside ours, which it may have kept
     for stream in streams:
         try:
             stream.flush()

@@ -10,10 +10,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from sandbox.errors import SandboxError, StaleFunction
 from sandbox.spec import FunctionSpec, Reply
@@ -22,7 +22,7 @@ from server.api.metrics import Metrics
 from server.api.threads import Tasks
 from server.errors import ApiError, failure_of
 from server.functions.model import LATEST
-from server.records.model import new_record
+from server.records.outcome import Outcome
 
 #: How often a call whose function changed under it is looked up again.
 STALE_RETRIES: Final = 3
@@ -40,7 +40,7 @@ class Invoker(Protocol):
 
 
 class RecordSink(Protocol):
-    def put(self, record: Mapping[str, Any], memory_mb: int = 0) -> None: ...
+    def put_outcome(self, outcome: Outcome) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -160,8 +160,7 @@ class Calls:
             run_seconds=reply.run_ms / 1000 if reply else None,
             cold_start_seconds=reply.start_ms / 1000 if reply and reply.start == "cold" else None,
         )
-        record = record_of(call, CLIENT_GONE if gone else status)
-        self._recorder.put(record, function.memory)
+        self._recorder.put_outcome(outcome_of(call, status, CLIENT_GONE if gone else status))
 
 
 def new_request_id() -> str:
@@ -176,41 +175,30 @@ def billed_ms(reply: Reply) -> int:
     return max(1, math.ceil(reply.run_ms))
 
 
-def record_of(call: Call, status: int) -> dict[str, Any]:
-    """The record (DESIGN section 8), and `runtime`: the interpreter that really served it."""
+def outcome_of(call: Call, status: int, shown_status: int) -> Outcome:
+    """What becomes its record (DESIGN section 8), `runtime` with it: the interpreter that really served it."""
     function, reply = call.known.function, call.reply
-    common: dict[str, Any] = {"qualifier": call.qualifier, "version": function.version, "status": status, "created_at": call.created_at}
+    asked = (call.request_id, function.name, function.namespace, call.qualifier, function.version, function.memory)
     if reply is None:
-        error = _refusal(call.refusal)
-        return new_record(call.request_id, function.name, function.namespace, state="failed", error=error, ended_at=time.time(), **common)
-    billed = billed_ms(reply)
-    attempt = {
-        "number": 1,
-        "status": call.status,
-        "start": reply.start,
-        "start_ms": reply.start_ms,
-        "run_ms": reply.run_ms,
-        "sandbox": reply.sandbox,
-    }
-    return new_record(
-        call.request_id,
-        function.name,
-        function.namespace,
-        state="succeeded" if reply.error is None else "failed",
-        result=reply.body if reply.error is None else None,
-        error=None if reply.error is None else _failure(reply),
-        start=reply.start,
-        why_cold=reply.why_cold or None,
-        started_at=reply.started_at,
-        ended_at=reply.ended_at,
-        start_ms=reply.start_ms,
-        run_ms=reply.run_ms,
-        billed_ms=billed,
-        memory_bytes=reply.memory_bytes,
-        attempts=[attempt],
-        log=reply.log,
-        runtime=reply.runtime,
-        **common,
+        return Outcome(*asked, shown_status, status, call.created_at, time.time(), _refusal(call.refusal))
+    return Outcome(
+        *asked,
+        shown_status,
+        status,
+        call.created_at,
+        reply.ended_at,
+        None if reply.error is None else _failure(reply),
+        reply.body if reply.error is None else None,
+        reply.start,
+        reply.why_cold or None,
+        reply.started_at,
+        reply.start_ms,
+        reply.run_ms,
+        billed_ms(reply),
+        reply.memory_bytes,
+        reply.sandbox,
+        reply.runtime,
+        reply.log,
     )
 
 

@@ -75,6 +75,11 @@ class Request(falcon.asgi.Request):
         """Whether one of these (lower case) is there: for many names far cheaper than asking for each."""
         return not names.isdisjoint(self._asgi_headers)
 
+    def raw_header(self, name: bytes) -> bytes | None:
+        """A header by its name in lower case, as it came."""
+        value: bytes | None = self._asgi_headers.get(name)
+        return value
+
     async def has_left(self) -> bool:
         """Whether the client has closed the connection. Only for a request whose body has been read."""
         watcher = asyncio.ensure_future(self._source())

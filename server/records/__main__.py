@@ -13,6 +13,7 @@ from typing import Any
 
 from sandbox.log import configure, pairs
 from server.records.journal import Journal
+from server.records.outcome import Outcome
 from server.records.process import SIZE, WriterGone, exactly
 from server.records.writer import Writer
 from server.store.engine import connect_database
@@ -30,7 +31,8 @@ def main() -> None:
         configure("records", settings.log_level)
         writer = Writer(Journal(connect_database(settings)), lambda: _has_hung_up(sock))
         while True:
-            again, items = _received(sock)
+            again, outcomes, recorded = _received(sock)
+            items = [*(Outcome._make(values) for values in outcomes), *recorded]
             sock.sendall(SIZE.pack(writer.write(items, again=again)))
     except WriterGone:
         return

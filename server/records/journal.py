@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Select, bindparam, case, delete, func, insert, select, update
 
 from server.records import bulk
-from server.records.model import LogEntry, UsageRow, from_row, parse_json
+from server.records.model import LogEntry, UsageRow, from_row, parse_record
 from server.store.engine import next_numbers, writing
 from server.store.tables import INVOCATIONS_COUNTER, invocations, usage
 
@@ -39,7 +39,7 @@ class Journal:
         """Store rows (a later one of the same request replaces the earlier) and add to usage, all of it or nothing."""
         with writing(self._engine) as connection:
             first = next_numbers(connection, INVOCATIONS_COUNTER, len(rows))
-            bulk.replace(self._engine, connection, [{**row, "seq": first + at} for at, row in enumerate(rows)])
+            bulk.replace(connection, rows, first)
             for addition in additions:
                 _add_usage(connection, addition)
 
@@ -120,12 +120,12 @@ def _of(query: Select[Any], function: str, namespace: str) -> Select[Any]:
 
 
 def _entry(seq: int, record: str, log: bytes) -> LogEntry:
-    shown = parse_json(record)
+    shown = parse_record(record)
     return {
         "cursor": seq,
         "request_id": shown["request_id"],
-        "time": shown.get("started_at") or shown["created_at"],
-        "status": shown.get("status", 0),
+        "time": shown["started_at"] or shown["created_at"],
+        "status": shown["status"],
         "log": bytes(log).decode(errors="backslashreplace"),
     }
 

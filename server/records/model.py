@@ -72,7 +72,7 @@ class UsageRow(TypedDict):
     billed_ms: int
 
 
-_DEFAULTS: Final[dict[str, Any]] = {
+DEFAULTS: Final[dict[str, Any]] = {
     "qualifier": "$LATEST",
     "version": "$LATEST",
     "type": "sync",
@@ -101,7 +101,7 @@ def new_record(request_id: str, function: str, namespace: str = "default", **fie
 
     Times may be float seconds and the log bytes: `Recorder` writes them out.
     """
-    return {"request_id": request_id, "function": function, "namespace": namespace, **_DEFAULTS, "attempts": [], **fields}
+    return {"request_id": request_id, "function": function, "namespace": namespace, **DEFAULTS, "attempts": [], **fields}
 
 
 def to_row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,16 +111,15 @@ def to_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     shown = dict(record)
     log = shown.pop("log", "")
-    result = shown["result"] if isinstance(shown.get("result"), bytes) else None
-    if result is not None:
-        shown["result"] = None
+    result = shown.pop("result") if isinstance(shown.get("result"), bytes) else None
     for key in TIMES:
-        shown[key] = _time(shown.get(key))
+        if (value := shown.get(key)) is not None and not isinstance(value, str):
+            shown[key] = rfc3339(value)
     return {
-        "request_id": str(shown["request_id"]),
-        "namespace": str(shown["namespace"]),
-        "function": str(shown["function"]),
-        "state": str(shown["state"]),
+        "request_id": str(record["request_id"]),
+        "namespace": str(record["namespace"]),
+        "function": str(record["function"]),
+        "state": state_of(record),
         "created_at": _seconds(record["created_at"]),
         "record": _dump(shown),
         "result": result,
@@ -130,13 +129,18 @@ def to_row(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_row(record: str, result: bytes | None, log: bytes) -> dict[str, Any]:
     """The record that `to_row` took apart; bytes of the log that are no UTF-8 appear as \\xNN."""
-    loaded: dict[str, Any] = parse_json(record)
+    loaded = parse_record(record)
     if result is not None:
         loaded["result"] = _parse_result(bytes(result))
     return loaded | {"log": bytes(log).decode(errors="backslashreplace")}
 
 
-def parse_json(text: str) -> Any:
+def parse_record(text: str) -> dict[str, Any]:
+    """A record's text with the defaults of what was left out of it."""
+    return {"request_id": "", "function": "", "namespace": "default", **DEFAULTS, "attempts": [], **_parse(text)}
+
+
+def _parse(text: str) -> Any:
     """What `_dump` wrote: orjson where it can, the standard library for half surrogates."""
     try:
         return orjson.loads(text)
@@ -156,6 +160,10 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def state_of(record: Mapping[str, Any]) -> str:
+    return str(record.get("state", DEFAULTS["state"]))
+
+
 def usage_of(record: Mapping[str, Any], memory_mb: int) -> UsageRow:
     """What one finished call adds to its function's day."""
     admitted = record.get("started_at") is not None
@@ -166,7 +174,7 @@ def usage_of(record: Mapping[str, Any], memory_mb: int) -> UsageRow:
         "function": str(record["function"]),
         "day": utc_day(_seconds(record["created_at"] if ended is None else ended)),
         "calls": int(admitted),
-        "failures": int(admitted and record["state"] == "failed"),
+        "failures": int(admitted and state_of(record) == "failed"),
         "throttled": int(not admitted and record.get("status") in THROTTLED_STATUSES),
         "gb_seconds": memory_mb / 1024 * billed_ms / 1000,
         "billed_ms": billed_ms,
@@ -175,10 +183,6 @@ def usage_of(record: Mapping[str, Any], memory_mb: int) -> UsageRow:
 
 def _seconds(value: Any) -> float:
     return epoch(value) if isinstance(value, str) else float(value)
-
-
-def _time(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else rfc3339(value)
 
 
 def _dump(value: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ In the worker's own process, SQLAlchemy and the event loop hand the interpreter'
 call a third of its CPU (docs/decisions/0006). Between the two is a stream socket:
 
     worker  ── !I size, pickle of Settings ─────────────────────────────────▶  writer
-            ── !I size, pickle of (again, [(record, memory in MB), …]) ─────▶          any number of times
+            ── !I size, pickle of (again, outcomes as tuples, records) ─────▶          any number of times
             ◀── !I records dropped ──────────────────────────────────────────
 
 The writer belongs to the recorder's thread that started it. End of file ends it, behind what it has in hand; when it dies itself, another
@@ -25,6 +25,7 @@ from typing import Final
 
 from sandbox.log import pairs
 from sandbox.settings import Settings
+from server.records.outcome import Outcome
 from server.records.writer import CLOSE_SECONDS, RETRY_SECONDS, Item
 
 SIZE: Final = struct.Struct("!I")
@@ -53,7 +54,7 @@ class WriterProcess:
         again = False
         while True:
             try:
-                return self._ask(_framed((again, items)))
+                return self._ask(_batch(items, again=again))
             except OSError as error:
                 _log.error(pairs("the records' writer is gone, starting another", error=str(error)))
                 self.close()
@@ -87,6 +88,12 @@ class WriterProcess:
         self._sock = ours
         ours.sendall(_framed(self._settings))  # not by its environment or arguments: a database's URL may hold a password
         return ours
+
+
+def _batch(items: Sequence[Item], *, again: bool) -> bytes:
+    """Outcomes as bare tuples: half the work on either side."""
+    outcomes = [tuple(item) for item in items if isinstance(item, Outcome)]
+    return _framed((again, outcomes, [item for item in items if not isinstance(item, Outcome)]))
 
 
 def _framed(value: object) -> bytes:

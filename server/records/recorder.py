@@ -22,8 +22,9 @@ from sandbox.log import pairs
 from sandbox.settings import Settings
 from server.records.journal import Journal
 from server.records.model import LogEntry, UsageRow, from_row, to_row
+from server.records.outcome import Outcome
 from server.records.process import WriterProcess
-from server.records.writer import CLOSE_SECONDS, Item, Writer
+from server.records.writer import CLOSE_SECONDS, Item, Writer, record_of
 
 BATCH_SECONDS: Final = 0.075
 FIRST_PRUNE_SECONDS: Final = 60.0
@@ -77,12 +78,19 @@ class Recorder:
 
         A later record of the same request replaces the earlier one. The record must not be changed afterwards.
         """
+        self._put(record["request_id"], (record, memory_mb), _size(record))
+
+    def put_outcome(self, outcome: Outcome) -> None:
+        """`put` for a call that is over, as it came: what it takes to make a record of it is done elsewhere."""
+        self._put(outcome.request_id, outcome, 1000 + len(outcome.log) + len(outcome.result or b""))
+
+    def _put(self, request_id: str, item: Item, size_bytes: int) -> None:
         with self._lock:
             if len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES or self._closing:
                 self.dropped += 1
                 return
-            self._waiting[record["request_id"]] = (record, memory_mb)
-            self._waiting_bytes += _size(record)
+            self._waiting[request_id] = item
+            self._waiting_bytes += size_bytes
         if not self._work.is_set():
             self._work.set()
 
@@ -91,7 +99,7 @@ class Recorder:
         with self._lock:
             found = self._waiting.get(request_id) or self._in_hand.get(request_id)
         if found is not None:
-            row = to_row(found[0])
+            row = to_row(record_of(found)[0])
             return from_row(row["record"], row["result"], row["log"])
         return self._journal.get(request_id) if _askable(request_id) else None
 

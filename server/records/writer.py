@@ -12,7 +12,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sandbox.log import pairs
 from server.records.journal import Journal
-from server.records.model import FINAL_STATES, UsageRow, to_row, usage_of
+from server.records.model import FINAL_STATES, UsageRow, state_of, to_row, usage_of
+from server.records.outcome import Outcome
 
 RETRY_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 5.0
@@ -21,7 +22,8 @@ MAX_BATCH: Final = 2000
 _log = logging.getLogger(__name__)
 
 #: A record and its function's memory in MB, for usage.
-Item = tuple[Mapping[str, Any], int]
+Recorded = tuple[Mapping[str, Any], int]
+Item = Outcome | Recorded
 
 
 class Writer:
@@ -33,12 +35,13 @@ class Writer:
 
     def write(self, items: Sequence[Item], *, again: bool = False) -> int:
         """Commit these; how many had to be dropped. `again`: an earlier try may have committed them, which must not count twice."""
+        recorded = [record_of(item) for item in items]
         if again:
-            known = self._journal.known([str(record.get("request_id")) for record, _ in items])
-            items = [item for item in items if known.get(str(item[0].get("request_id"))) != item[0].get("state")]
-        return sum(self._write(items[at : at + MAX_BATCH]) for at in range(0, len(items), MAX_BATCH))
+            known = self._journal.known([str(record.get("request_id")) for record, _ in recorded])
+            recorded = [item for item in recorded if known.get(str(item[0].get("request_id"))) != state_of(item[0])]
+        return sum(self._write(recorded[at : at + MAX_BATCH]) for at in range(0, len(recorded), MAX_BATCH))
 
-    def _write(self, items: Sequence[Item]) -> int:
+    def _write(self, items: Sequence[Recorded]) -> int:
         """What the database refuses is found by halves, so that one bad record can't hold up the others."""
         give_up: float | None = None
         while True:
@@ -60,10 +63,14 @@ class Writer:
             time.sleep(RETRY_SECONDS)
 
 
-def _rows(items: Sequence[Item]) -> tuple[list[dict[str, Any]], list[UsageRow]]:
+def record_of(item: Item) -> Recorded:
+    return (item.to_record(), item.memory_mb) if isinstance(item, Outcome) else item
+
+
+def _rows(items: Sequence[Recorded]) -> tuple[list[dict[str, Any]], list[UsageRow]]:
     sums: dict[tuple[str, str, str], UsageRow] = {}
     for record, memory_mb in items:
-        if record["state"] in FINAL_STATES:
+        if state_of(record) in FINAL_STATES:
             _sum_up(sums, usage_of(record, memory_mb))
     return [to_row(record) for record, _ in items], list(sums.values())
 

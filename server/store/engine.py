@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event, select, text, update
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -23,8 +23,12 @@ from server.store.tables import counters
 BUSY_TIMEOUT_MS = 15_000
 
 # Made once: building a statement costs more than running it.
-_ADD = update(counters).where(counters.c.name == bindparam("counter")).values(value=counters.c.value + bindparam("count"))
-_READ = select(counters.c.value).where(counters.c.name == bindparam("counter"))
+_ADD = (
+    update(counters)
+    .where(counters.c.name == bindparam("counter"))
+    .values(value=counters.c.value + bindparam("count"))
+    .returning(counters.c.value)
+)
 
 
 def open_database(settings: Settings) -> Engine:
@@ -95,8 +99,7 @@ def next_numbers(connection: Connection, counter: str, count: int = 1) -> int:
 
     Who took some holds the counter until commit, so numbers are committed in order and the block after it is exclusive.
     """
-    connection.execute(_ADD, {"counter": counter, "count": count})
-    last: int = connection.execute(_READ, {"counter": counter}).scalar_one()
+    last: int = connection.execute(_ADD, {"counter": counter, "count": count}).scalar_one()
     return last - count + 1
 
 
