@@ -46,7 +46,7 @@ class Auth:
 
     def __init__(self, digest: str) -> None:
         self._digest = bytes.fromhex(digest)
-        self._valid = b""  # the last header that was; most clients send the same one each time
+        self._valid: bytes | None = None  # the last header that was; most clients send the same one each time
 
     async def process_request(self, req: Request, resp: falcon.asgi.Response) -> None:
         if req.path in OPEN_PATHS:
@@ -54,7 +54,7 @@ class Auth:
         header = req.raw_header(b"authorization")
         if header is None:
             raise Unauthorized("no credential was given", hint=HINT)
-        if not hmac.compare_digest(header, self._valid):
+        if self._valid is None or not hmac.compare_digest(header, self._valid):
             self._check(header)
             self._valid = header
 
