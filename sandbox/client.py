@@ -42,7 +42,7 @@ class Client:
         self._pending: dict[int, Taker] = {}
         self._parts: dict[int, list[dict[str, Any]]] = {}
         self._numbers = 0
-        self._specs: dict[tuple[str, int], orjson.Fragment] = {}
+        self._specs: dict[tuple[str, int, int], orjson.Fragment] = {}
         self._loop: asyncio.AbstractEventLoop
         self._readers: Readers
         self._connector: asyncio.Task[None] | None = None
@@ -87,6 +87,10 @@ class Client:
         """After a change is committed: workers older than `generation` (None: deleted) go. Raises Unavailable."""
         await self._ask({"op": "retire", "function_id": function_id, "generation": generation})
 
+    async def announce(self, function_id: str) -> None:
+        """After a change that leaves every worker as it is (an alias's): the other clients forget what they know. Raises Unavailable."""
+        await self._ask({"op": "changed", "function_id": function_id})
+
     async def resolve(self, runtime: str) -> dict[str, Any]:
         """{"image", "runtime"} that serve a function of this runtime now. Raises RuntimeNotFound, Unavailable."""
         answer = await self._ask({"op": "resolve", "runtime": runtime})
@@ -103,7 +107,7 @@ class Client:
         return whole
 
     def _encoded(self, spec: FunctionSpec) -> orjson.Fragment:
-        key = (spec.function_id, spec.generation)
+        key = (spec.function_id, spec.generation, spec.concurrency)  # a version's concurrency is its function's, and changes with it
         fragment = self._specs.get(key)
         if fragment is None:
             if len(self._specs) >= SPECS_KEPT:

@@ -1,5 +1,7 @@
 """Admission: each function's concurrency and the machine's memory bound, counted here and nowhere else.
 
+A function's calls are counted by its family, so those of `$LATEST` and of all its versions together.
+
 A refusal is immediate and has no side effect. What is admitted is counted until `leave`, whatever happens in between.
 """
 
@@ -23,9 +25,9 @@ class Gate:
     throttled: int = 0
     refused: int = 0
 
-    def enter(self, function_id: str, *, concurrency: int, memory_bytes: int, shown: str) -> None:
+    def enter(self, family: str, *, concurrency: int, memory_bytes: int, shown: str) -> None:
         """Admit one call or raise Throttled, NoCapacity."""
-        now = self.running.get(function_id, 0)
+        now = self.running.get(family, 0)
         if now >= concurrency:
             self.throttled += 1
             raise Throttled(
@@ -39,13 +41,13 @@ class Gate:
                 f"running calls and /tmp would take {wanted // MEGABYTE} MB, the machine's bound is {self.capacity_bytes // MEGABYTE} MB",
                 hint="try again, or raise HEARTH_CAPACITY_MB",
             )
-        self.running[function_id] = now + 1
+        self.running[family] = now + 1
         self.running_bytes += memory_bytes
 
-    def leave(self, function_id: str, memory_bytes: int) -> None:
-        left = self.running[function_id] - 1
+    def leave(self, family: str, memory_bytes: int) -> None:
+        left = self.running[family] - 1
         if left:
-            self.running[function_id] = left
+            self.running[family] = left
         else:
-            del self.running[function_id]
+            del self.running[family]
         self.running_bytes -= memory_bytes

@@ -59,6 +59,7 @@ class SandboxPool:
         self.idle: dict[tuple[str, int], list[Sandbox]] = {}
         self.busy: set[Sandbox] = set()
         self._generations: dict[str, int] = {}
+        self._deleted: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._last_acquire = 0.0
         self._refill_timer: asyncio.TimerHandle | None = None
@@ -71,17 +72,24 @@ class SandboxPool:
     def check_generation(self, spec: FunctionSpec) -> None:
         """Raises StaleFunction for an older generation or a deleted function; a newer one retires the workers of the old."""
         known = self._generations.get(spec.function_id, -1)
-        if spec.generation < known:
+        if spec.generation < known or spec.family in self._deleted:
             raise StaleFunction(f"function {spec.name!r} has changed since", hint="look it up again")
         if spec.generation > known:
             self.retire(spec.function_id, spec.generation)
 
     def retire(self, function_id: str, generation: int | None) -> None:
-        """Workers below `generation` (None: all, the function is deleted) go: idle ones now, busy ones after their call."""
+        """Workers below `generation` (None: all and those of its versions, the function is deleted) go: idle ones now, busy ones after
+        their call."""
         self._generations[function_id] = DELETED if generation is None else max(generation, self._generations.get(function_id, -1))
-        for key in [key for key in self.idle if key[0] == function_id and key[1] < self._generations[function_id]]:
+        if generation is None:
+            self._deleted.add(function_id)
+        for key in [key for key, waiting in self.idle.items() if self._is_retired(waiting[0])]:
             for sandbox in self.idle.pop(key):
                 self.destroy(sandbox)
+
+    def _is_retired(self, sandbox: Sandbox) -> bool:
+        function_id, generation = sandbox.key
+        return generation < self._generations.get(function_id, -1) or sandbox.family in self._deleted
 
     # -- acquiring ------------------------------------------------------------------------------------------------------
 
@@ -117,7 +125,7 @@ class SandboxPool:
         finally:
             self._waited_for -= 1
         sandbox.key = (spec.function_id, spec.generation)
-        sandbox.name, sandbox.version = spec.name, spec.version
+        sandbox.family, sandbox.namespace, sandbox.name, sandbox.version = spec.family, spec.namespace, spec.name, spec.version
         sandbox.on_end = None
         sandbox.to(states.LEASED)
         self.busy.add(sandbox)
@@ -211,8 +219,7 @@ class SandboxPool:
     def give_back(self, sandbox: Sandbox) -> None:
         """After a call that left it sound: idle, or destroyed where its generation has gone meanwhile."""
         self.busy.discard(sandbox)
-        function_id, generation = sandbox.key
-        if self.closing or sandbox.ended or generation < self._generations.get(function_id, -1):
+        if self.closing or sandbox.ended or self._is_retired(sandbox):
             self.destroy(sandbox)
             return
         sandbox.to(states.IDLE)

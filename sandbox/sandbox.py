@@ -48,6 +48,8 @@ class Sandbox:
         self.idle_since = 0.0
         self.calls = 0
         self.key: tuple[str, int] = ("", 0)
+        self.family = ""
+        self.namespace = ""
         self.name = ""
         self.version = ""
         self.pid = 0

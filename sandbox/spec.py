@@ -18,9 +18,11 @@ EXEC_ENVIRONMENT_PREFIXES = ("LD_", "PYTHON", "MALLOC_", "GLIBC_TUNABLES")
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """One generation of one function: everything a sandbox must know to serve it.
+    """One generation of one function or of one of its versions: everything a sandbox must know to serve it.
 
-    `function_id` is never reused, `generation` grows with every change of code or configuration.
+    `function_id` is never reused, `generation` grows with every change of code or configuration. A published version has an id of
+    its own, so that no change of `$LATEST` touches its workers; `family` is the id of the function to which it belongs (given empty, it
+    is the function's own), and the concurrency limit counts by it.
     `code` is the digest of a directory in the code store; `layers` are digests, merged at /opt in order.
     `runtime` as SCF spells it, case-insensitive ("Python3.6", "python3"). Sizes in MB, times in seconds.
     """
@@ -41,6 +43,11 @@ class FunctionSpec:
     environment: dict[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     network: Network = "nat"
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        if self.family == "":
+            object.__setattr__(self, "family", self.function_id)
 
     @property
     def needs_exec(self) -> bool:

@@ -41,7 +41,7 @@ def checked_spec(data: Any, settings: Settings) -> FunctionSpec:
         spec = FunctionSpec.from_json(data)
     except (TypeError, ValueError, AttributeError) as error:
         raise LaunchError("request", f"specification: {error}") from error
-    for name in ("function_id", "name", "namespace", "version", "runtime", "handler", "code"):
+    for name in ("function_id", "family", "name", "namespace", "version", "runtime", "handler", "code"):
         value = getattr(spec, name)
         if not isinstance(value, str) or not value or len(value) > MAX_NAME:
             raise LaunchError("request", f"specification: {name} is not a text of 1 to {MAX_NAME} characters")
@@ -77,11 +77,17 @@ def checked_spec(data: Any, settings: Settings) -> FunctionSpec:
     return spec
 
 
+def checked_id(message: dict[str, Any]) -> str:
+    """The function_id of a message about a change. Raises LaunchError."""
+    function_id = message.get("function_id")
+    if not isinstance(function_id, str) or not 0 < len(function_id) <= MAX_NAME:
+        raise LaunchError("request", f"{message.get('op')}: function_id is not a text of 1 to {MAX_NAME} characters")
+    return function_id
+
+
 def checked_retirement(message: dict[str, Any]) -> tuple[str, int | None]:
     """(function_id, generation or None) of a `retire`. Raises LaunchError: what is kept of it is kept for as long as we live."""
-    function_id, generation = message.get("function_id"), message.get("generation")
-    if not isinstance(function_id, str) or not 0 < len(function_id) <= MAX_NAME:
-        raise LaunchError("request", f"retire: function_id is not a text of 1 to {MAX_NAME} characters")
+    function_id, generation = checked_id(message), message.get("generation")
     if generation is not None and (type(generation) is not int or not 0 <= generation <= MAX_GENERATION):
         raise LaunchError("request", "retire: generation is neither null nor a whole number within bounds")
     return function_id, generation

@@ -90,12 +90,12 @@ class Leases:
         self._pool.check_generation(spec)
         own_limit = spec.memory_mb * MEGABYTE
         self._gate.tmp_bytes = self._pool.tmp_total_bytes
-        self._gate.enter(spec.function_id, concurrency=spec.concurrency, memory_bytes=own_limit, shown=spec.name)
+        self._gate.enter(spec.family, concurrency=spec.concurrency, memory_bytes=own_limit, shown=spec.name)
         try:
             sandbox = self._pool.take_warm(spec)
             return None if sandbox is None else self._lease(spec, owner, sandbox, "warm", "")
         except BaseException:
-            self._gate.leave(spec.function_id, own_limit)
+            self._gate.leave(spec.family, own_limit)
             raise
 
     async def acquire_cold(self, spec: FunctionSpec, owner: object) -> Lease:
@@ -105,7 +105,7 @@ class Leases:
             sandbox = await self._cold(spec)
             return self._lease(spec, owner, sandbox, "cold", why)
         except BaseException:
-            self._gate.leave(spec.function_id, spec.memory_mb * MEGABYTE)
+            self._gate.leave(spec.family, spec.memory_mb * MEGABYTE)
             raise
 
     async def _cold(self, spec: FunctionSpec) -> Sandbox:
@@ -232,7 +232,7 @@ class Leases:
 
     def _finish(self, lease: Lease) -> None:
         del self.active[lease.number]
-        self._gate.leave(lease.spec.function_id, lease.watch.own_limit)
+        self._gate.leave(lease.spec.family, lease.watch.own_limit)
 
     def _keep(self, lease: Lease) -> None:
         sandbox, watch = lease.sandbox, lease.watch

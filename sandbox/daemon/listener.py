@@ -5,6 +5,7 @@
     {"op": "running", "lease", "at"}                         no answer
     {"op": "release", "id", "lease", "outcome", "at"}      → {"id", "verdict", "dead", "memory_bytes", "exit_status"}
     {"op": "retire", "id", "function_id", "generation"}    → {"id"}, and {"op": "changed", "function_id"} to every client
+    {"op": "changed", "id", "function_id"}                 → {"id"}, and the same to every client: workers stay, what is cached goes
     {"op": "resolve", "id", "runtime"}                     → {"id", "image", "runtime"}
     {"op": "describe", "id"}                               → {"id", "part", "more"} … in packets of some sandboxes
 An error is {"id", "error": code, "message", "hint"}. What comes is checked here again: the API is unprivileged and may be
@@ -25,7 +26,7 @@ from typing import Any
 
 from sandbox import states
 from sandbox.channel import Channel
-from sandbox.daemon.checks import CheckedSpecs, checked_retirement
+from sandbox.daemon.checks import CheckedSpecs, checked_id, checked_retirement
 from sandbox.daemon.leases import Ending, Lease, Leases, error_message
 from sandbox.errors import LaunchError, SandboxError
 from sandbox.kernel import sockets
@@ -56,6 +57,7 @@ def row(sandbox: Sandbox) -> dict[str, Any]:
     return {
         "id": sandbox.id,
         "state": sandbox.state,
+        "namespace": sandbox.namespace,
         "function": sandbox.name,
         "version": sandbox.version,
         "image": sandbox.image,
@@ -108,7 +110,9 @@ class Connection:
                 self._server.spawn(self._finish(op, message, rest))
 
     async def _answer(self, op: object, message: dict[str, Any]) -> None:
-        handler = {"retire": self._retire, "describe": self._describe, "resolve": self._resolve}.get(str(op), self._unknown)
+        handler = {"retire": self._retire, "changed": self._changed, "describe": self._describe, "resolve": self._resolve}.get(
+            str(op), self._unknown
+        )
         await self._finish(op, message, handler(message.get("id"), message))
 
     async def _finish(self, op: object, message: dict[str, Any], work: Coroutine[Any, Any, None]) -> None:
@@ -187,6 +191,10 @@ class Connection:
         function_id, generation = checked_retirement(message)
         self._server.pool.retire(function_id, generation)
         self._server.broadcast({"op": "changed", "function_id": function_id}, but=self)
+        self.channel.send({"id": number})
+
+    async def _changed(self, number: Any, message: dict[str, Any]) -> None:
+        self._server.broadcast({"op": "changed", "function_id": checked_id(message)}, but=self)
         self.channel.send({"id": number})
 
     async def _resolve(self, number: Any, message: dict[str, Any]) -> None:

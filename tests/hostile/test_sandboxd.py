@@ -279,6 +279,10 @@ GARBAGE = [
         (f"to retire generation {g!r:.20}", {"op": "retire", "id": 1, "function_id": "x", "generation": g}, False)
         for g in ("x", [], {}, -1, 10**300)
     ),
+    *(
+        (f"to announce a change of {name!r:.20}", {"op": "changed", "id": 1, "function_id": name}, False)
+        for name in (None, [], {}, 5, "", "x" * 9999)
+    ),
     ("to retire nothing", {"op": "retire", "id": 1}, False),
     ("to acquire nothing", {"op": "acquire", "id": 1}, False),
     ("to release nothing", {"op": "release", "id": 1}, False),

@@ -203,6 +203,9 @@ class Sandboxd:
     def _retire(self, channel: Channel, message: dict[str, Any]) -> None:
         channel.send({"id": message["id"]})
 
+    def _changed(self, channel: Channel, message: dict[str, Any]) -> None:
+        channel.send({"id": message["id"]})
+
     def _describe(self, channel: Channel, message: dict[str, Any]) -> None:
         for number, part in enumerate(self.parts, 1):
             channel.send({"id": message["id"], "part": part, "more": number < len(self.parts)})
@@ -557,6 +560,11 @@ async def test_retiring_is_answered_once_it_is_done(client: Client, sandboxd: Sa
     await client.retire("f-1", 2)
     await client.retire("f-2", None)
     assert [(r["function_id"], r["generation"]) for r in sandboxd.saw("retire")] == [("f-1", 2), ("f-2", None)]
+
+
+async def test_a_change_that_leaves_workers_alone_is_announced(client: Client, sandboxd: Sandboxd) -> None:
+    await client.announce("f-1")
+    assert [request["function_id"] for request in sandboxd.saw("changed")] == ["f-1"] and not sandboxd.saw("retire")
 
 
 async def test_changes_by_others_are_told(client: Client, sandboxd: Sandboxd) -> None:

@@ -426,6 +426,11 @@ def test_a_sound_specification_passes_unchanged() -> None:
     assert checked_spec(json.loads(json.dumps(SPEC.to_json())), CONF) == SPEC
 
 
+def test_a_function_is_its_own_family_and_a_version_its_function_s() -> None:
+    assert checked_spec({**SPEC.to_json(), "family": ""}, CONF).family == "f-1" == SPEC.family
+    assert checked_spec({**SPEC.to_json(), "family": "f-0"}, CONF).family == "f-0"
+
+
 def test_the_bounds_themselves_pass() -> None:
     edge = {"memory_mb": CONF.limit_memory_mb, "tmp_mb": CONF.limit_tmp_mb, "timeout_seconds": CONF.limit_timeout_seconds, "concurrency": 0}
     assert checked_spec(SPEC.to_json() | edge, CONF).tmp_mb == CONF.limit_tmp_mb
@@ -437,6 +442,7 @@ BAD: list[tuple[str, Any]] = [
         for name in ("function_id", "name", "namespace", "version", "runtime", "handler", "code")
         for bad in ("", 5, None, "x" * 513)
     ),
+    *(("family", bad) for bad in (5, None, "x" * 513)),
     *(
         (name, bad)
         for name in ("generation", "memory_mb", "tmp_mb", "timeout_seconds", "init_timeout_seconds", "concurrency")
