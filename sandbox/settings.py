@@ -48,6 +48,7 @@ class Settings:
     strict_runtimes: bool = _setting(False, "refuse a PythonX.Y that no image has, instead of the nearest newer minor")
 
     limit_functions: int = _setting(20, "functions in a namespace", low=1)
+    limit_namespaces: int = _setting(5, "namespaces, `default` among them", low=1)
     limit_code_bytes: int = _setting(50 * 1024 * 1024, "zipped code through the API, bytes", low=1)
     limit_inline_code_bytes: int = _setting(5 * 1024 * 1024, "zipped code inside a JSON body where SCF's old API has it, bytes", low=1)
     limit_unpacked_bytes: int = _setting(500 * 1024 * 1024, "unpacked code and layers, bytes", low=1)

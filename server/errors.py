@@ -5,6 +5,7 @@
     │   └── Unsupported       400    well-formed, but this release has no such thing
     ├── Unauthorized          401    SCF 401
     ├── NotFound              404
+    │   ├── NamespaceNotFound        SCF 435
     │   ├── FunctionNotFound         SCF 435
     │   └── QualifierNotFound        SCF 442
     ├── Conflict              409    it exists already, or was changed at the same time
@@ -103,6 +104,12 @@ class NotFound(_Fixed):
 class FunctionNotFound(NotFound):
     default_code = "function_not_found"
     default_title = "No such function"
+    default_scf = 435
+
+
+class NamespaceNotFound(NotFound):
+    default_code = "namespace_not_found"
+    default_title = "No such namespace"
     default_scf = 435
 
 

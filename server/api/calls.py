@@ -111,7 +111,7 @@ class Calls:
         function = call.known.function
         try:
             self._functions.forget(function.function_id)
-            call.known = await self._functions.find(function.name, call.qualifier)
+            call.known = await self._functions.find(function.name, function.namespace, call.qualifier)
         except (SandboxError, ApiError) as error:
             call.refusal = error
         except Exception as error:
@@ -155,7 +155,7 @@ class Calls:
             return  # deleted in the same moment: there is no function whose record it could be
         function, reply, status = call.known.function, call.reply, call.status
         self._metrics.count(
-            function.name,
+            function,
             status,
             run_seconds=reply.run_ms / 1000 if reply else None,
             cold_start_seconds=reply.start_ms / 1000 if reply and reply.start == "cold" else None,

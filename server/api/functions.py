@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import falcon.asgi
 
-from server.api.openapi import Answer, operation, problem
-from server.api.parameters import parsed, whole
+from server.api.openapi import NAMESPACE, Answer, operation, problem
+from server.api.parameters import namespace, parsed, query, whole
 from server.api.problems import dump
 from server.api.request import Request
 from server.api.schemas import listing
@@ -43,9 +43,14 @@ class FunctionList:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    @operation("List the functions", TAG, {200: Answer("By name", listing("functions", "Function"))})
+    @operation(
+        "List a namespace's functions",
+        TAG,
+        {200: Answer("By name", listing("functions", "Function")), 400: problem("A parameter is wrong"), 404: problem("No such namespace")},
+        parameters=(NAMESPACE,),
+    )
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        found = await self._services.lookups.run(self._services.functions.list)
+        _, found = await self._services.lookups.run(self._services.functions.list, namespace(req))
         send(resp, {"functions": [function.to_json() for function in found]})
 
     @operation(
@@ -54,20 +59,22 @@ class FunctionList:
         {
             201: Answer("The function", "Function", headers={"Location": "its path"}),
             400: _BAD,
+            404: problem("No such namespace"),
             409: problem("It exists already, or there are too many"),
             413: _BIG,
             507: _FULL,
         },
+        parameters=(NAMESPACE,),
         bodies={"application/json": "FunctionCreation"},
     )
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
-        services = self._services
+        services, where = self._services, namespace(req)
         limit = code_body_limit(services)
         data = whole(await req.body(limit), limit, "the body")
         # Parsed in the thread: it may be megabytes. Nobody knows the new id yet, so there is nobody to tell.
-        function = await services.changes.finish(services.uploads.run(lambda: services.functions.create(parsed(data))))
+        function = await services.changes.finish(services.uploads.run(lambda: services.functions.create(parsed(data), where)))
         send(resp, function.to_json(), 201)
-        resp.set_header("Location", f"/v1/functions/{function.name}")
+        resp.set_header("Location", f"/v1/functions/{function.name}{query(namespace=where)}")
 
 
 class FunctionItem:
@@ -76,9 +83,9 @@ class FunctionItem:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    @operation("A function's configuration", TAG, {200: Answer("The function", "Function"), 404: _MISSING})
+    @operation("A function's configuration", TAG, {200: Answer("The function", "Function"), 404: _MISSING}, parameters=(NAMESPACE,))
     async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
-        function = await self._services.lookups.run(self._services.functions.get, name)
+        function = await self._services.lookups.run(self._services.functions.get, name, namespace(req))
         send(resp, {**function.to_json(), "served_by": await self._services.served_by(function.runtime)})
 
     @operation(
@@ -92,16 +99,18 @@ class FunctionItem:
             413: _BIG,
             507: _FULL,
         },
+        parameters=(NAMESPACE,),
         bodies={"application/json": "FunctionChange"},
     )
     async def on_patch(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        where = namespace(req)
         changes = parsed(whole(await req.body(JSON_SPARE_BYTES), JSON_SPARE_BYTES, "the body"))
-        function = await self._services.change(partial(self._services.functions.update, name, changes))
+        function = await self._services.change(partial(self._services.functions.update, name, changes, where))
         send(resp, function.to_json())
 
-    @operation("Delete a function; running calls finish", TAG, {204: Answer("It is gone"), 404: _MISSING})
+    @operation("Delete a function; running calls finish", TAG, {204: Answer("It is gone"), 404: _MISSING}, parameters=(NAMESPACE,))
     async def on_delete(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
-        await self._services.change(partial(self._services.functions.delete, name), deleted=True)
+        await self._services.change(partial(self._services.functions.delete, name, namespace(req)), deleted=True)
         resp.status = 204
 
 
@@ -122,25 +131,26 @@ class FunctionCode:
             507: _FULL,
             415: problem("Neither a zip nor JSON"),
         },
+        parameters=(NAMESPACE,),
         bodies={"application/zip": {"type": "string", "format": "binary"}, "application/json": "CodeUpdate"},
     )
     async def on_put(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
-        services = self._services
+        services, where = self._services, namespace(req)
         media = (req.content_type or "application/zip").partition(";")[0].strip().lower()
         if media == "application/json":
             limit = code_body_limit(services)
             data = whole(await req.body(limit), limit, "the body")
-            function = await services.change(lambda: self._update_from_json(name, data))
+            function = await services.change(lambda: self._update_from_json(name, data, where))
         elif media in ZIP_TYPES:
             limit = services.settings.limit_code_bytes
             data = whole(await req.body(limit), limit, "the code package")
-            function = await services.change(lambda: services.functions.update_code(name, data))
+            function = await services.change(lambda: services.functions.update_code(name, data, namespace=where))
         else:
             detail = f"content type {media!r} is neither application/zip nor application/json"
             raise ApiError(415, "unsupported_media_type", "Unsupported media type", detail)
         send(resp, function.to_json())
 
-    def _update_from_json(self, name: str, data: bytes) -> Function:
+    def _update_from_json(self, name: str, data: bytes, where: str) -> Function:
         given = parsed(data)
         if not isinstance(given, dict):
             raise BadRequest("the body is not a JSON object", hint='{"zip": base64}')
@@ -152,4 +162,4 @@ class FunctionCode:
         if handler is not None and not isinstance(handler, str):
             raise BadRequest("handler is not a string", field="handler")
         functions = self._services.functions
-        return functions.update_code(name, functions.decode_code(code), handler)
+        return functions.update_code(name, functions.decode_code(code), handler, where)

@@ -6,8 +6,8 @@ from typing import Final
 
 import falcon.asgi
 
-from server.api.openapi import Answer, Parameter, operation, problem
-from server.api.parameters import day
+from server.api.openapi import NAMESPACE, Answer, Parameter, operation, problem
+from server.api.parameters import day, namespace
 from server.api.problems import dump
 from server.api.request import Request
 from server.api.schemas import listing
@@ -53,10 +53,10 @@ class Usage:
         "Calls and GB-seconds by function and day",
         TAG,
         {200: Answer("By day and function", listing("usage", "Usage")), 400: problem("A parameter is wrong")},
-        parameters=(Parameter("from", "First day, UTC", _DAY), Parameter("to", "Last day, UTC", _DAY)),
+        parameters=(NAMESPACE, Parameter("from", "First day, UTC", _DAY), Parameter("to", "Last day, UTC", _DAY)),
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        first, last = day(req, "from"), day(req, "to")
+        first, last, where = day(req, "from"), day(req, "to"), namespace(req)
         if first and last and first > last:
             raise BadRequest(f"from: {first} is after to: {last}", field="from")
-        resp.data = dump({"usage": await self._services.lookups.run(self._services.recorder.usage, first, last)})
+        resp.data = dump({"usage": await self._services.lookups.run(self._services.recorder.usage, first, last, where)})

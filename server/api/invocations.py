@@ -12,8 +12,8 @@ import falcon.asgi
 from sandbox.errors import SandboxError
 from sandbox.spec import Reply
 from server.api.calls import SUCCESS, Call, billed_ms, new_request_id
-from server.api.openapi import Answer, Parameter, operation, problem
-from server.api.parameters import check_event
+from server.api.openapi import NAMESPACE, Answer, Parameter, operation, problem
+from server.api.parameters import check_event, namespace
 from server.api.problems import answer, dump
 from server.api.records import latest_records
 from server.api.request import Request
@@ -21,7 +21,7 @@ from server.api.schemas import listing
 from server.api.services import Services
 from server.errors import SCF_EVENT_TOO_LARGE, ApiError, BadRequest, PayloadTooLarge, Unsupported, error_body, failure_of, from_runtime
 from server.functions.checks import shown
-from server.functions.model import LATEST
+from server.functions.model import DEFAULT_NAMESPACE, LATEST
 from server.records.model import State
 
 TAIL_BYTES: Final = 4096
@@ -52,6 +52,7 @@ _REFUSED: Final = {"X_Scf_Request_Id": "the call's id", "X_Scf_Status": "SCF's s
 class Options:
     tail: bool = False
     qualifier: str = LATEST
+    namespace: str = DEFAULT_NAMESPACE
 
 
 _PLAIN: Final = Options()
@@ -71,7 +72,7 @@ class FunctionInvocations:
         {
             200: Answer("What it returned, verbatim", {}, headers=_CALL_HEADERS),
             400: problem("The event is not JSON (SCF 400), a parameter is wrong, or no image has the runtime"),
-            404: problem("No such function (SCF 435) or qualifier (442)"),
+            404: problem("No such function or namespace (SCF 435) or qualifier (442)"),
             413: problem("The event is too large (SCF 406)"),
             429: problem("The function's concurrency limit is reached (SCF 432)", **_REFUSED),
             500: problem("A fault of the server's"),
@@ -80,6 +81,7 @@ class FunctionInvocations:
             504: Answer("Time limit (SCF 433) or loading limit (SCF 450)", "FunctionError", headers=_CALL_HEADERS),
         },
         parameters=(
+            NAMESPACE,
             Parameter("invokeType", "Also as a header", {"type": "string", "enum": ["RequestResponse"], "default": "RequestResponse"}),
             Parameter("logType", "Also as a header", {"type": "string", "enum": ["None", "Tail"], "default": "None"}),
             Parameter("qualifier", "Version or alias", {"type": "string", "default": LATEST}),
@@ -95,7 +97,7 @@ class FunctionInvocations:
         options = read_options(req)
         if event:
             check_event(event)
-        call = Call(request_id, await self._cache.find(name, options.qualifier), options.qualifier)
+        call = Call(request_id, await self._cache.find(name, options.namespace, options.qualifier), options.qualifier)
         await self._calls.perform(call, event or b"{}")
         reply = call.reply
         if reply is None:
@@ -117,6 +119,7 @@ class FunctionInvocations:
             404: problem("No such function"),
         },
         parameters=(
+            NAMESPACE,
             Parameter("limit", "How many", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}),
             Parameter("state", "Only those", {"type": "string", "enum": list(get_args(State))}),
         ),
@@ -132,7 +135,7 @@ def read_options(req: Request) -> Options:
     if _word(req, "invokeType", ("RequestResponse", "Event"), "RequestResponse") == "Event":
         raise Unsupported("asynchronous calls are not available yet", field="invokeType", hint="invokeType=RequestResponse")
     tail = _word(req, "logType", ("None", "Tail"), "None") == "Tail"
-    return Options(tail, _option(req, "qualifier") or LATEST)
+    return Options(tail, _option(req, "qualifier") or LATEST, namespace(req))
 
 
 def _word(req: Request, name: str, words: Iterable[str], default: str) -> str:

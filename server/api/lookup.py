@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from sandbox.spec import FunctionSpec
 from server.api.threads import Threads
-from server.functions.model import LATEST, Function
+from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 
 TTL_SECONDS: Final = 2.0
 MAX_KNOWN: Final = 4096
 
-Key = tuple[str, str]
+#: Namespace, name, qualifier.
+Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,9 @@ class FunctionCache:
         self._asking: dict[Key, asyncio.Task[Known]] = {}
         self._changes = 0
 
-    async def find(self, name: str, qualifier: str = LATEST) -> Known:
-        """Raises FunctionNotFound, QualifierNotFound. Callers that ask at once share one look into the database."""
-        key = (name, qualifier)
+    async def find(self, name: str, namespace: str = DEFAULT_NAMESPACE, qualifier: str = LATEST) -> Known:
+        """Raises FunctionNotFound, NamespaceNotFound, QualifierNotFound. Callers that ask at once share one look into the database."""
+        key = (namespace, name, qualifier)
         known = self._known.get(key)
         if known is not None and known.expires > self._clock():
             return known
@@ -63,7 +64,7 @@ class FunctionCache:
 
     async def _ask(self, key: Key) -> Known:
         changes = self._changes
-        function = await self._threads.run(self._get, key[0], "default", key[1])
+        function = await self._threads.run(self._get, key[1], key[0], key[2])
         known = Known(function, function.spec(), self._clock() + TTL_SECONDS)
         if changes == self._changes:
             if len(self._known) >= MAX_KNOWN:

@@ -19,11 +19,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from server.functions.model import Function
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 THROTTLED: Final = 432
 RUN_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 COLD_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1, 5, 30, 300)
+_FUNCTION: Final = ("namespace", "function", "version")
 #: How long a call waits to be counted; a scrape waits longer, for every worker's.
 COUNT_SECONDS: Final = 0.05
 SCRAPE_SECONDS: Final = 0.06
@@ -53,18 +56,18 @@ class Metrics:
 
     def __init__(self, later: Callable[[float, Callable[[], None]], object] | None = None) -> None:
         self._later = later
-        self._waiting: list[tuple[str, int, float | None, float | None]] = []
+        self._waiting: list[tuple[tuple[str, str, str], int, float | None, float | None]] = []
         self._registry = CollectorRegistry()
         self._invocations = Counter(
-            "hearth_invocations", "Calls by function and SCF status, refused ones too", ["function", "status"], registry=self._registry
+            "hearth_invocations", "Calls by function and SCF status, refused ones too", [*_FUNCTION, "status"], registry=self._registry
         )
         self._throttled = Counter(
-            "hearth_throttled", "Calls refused for the function's concurrency limit", ["function"], registry=self._registry
+            "hearth_throttled", "Calls refused for the function's concurrency limit", _FUNCTION, registry=self._registry
         )
         self._duration = Durations(
             "hearth_invocation_duration_seconds",
             "From the event's hand-over to the result",
-            ["function"],
+            _FUNCTION,
             registry=self._registry,
             buckets=RUN_BUCKETS,
         )
@@ -75,9 +78,10 @@ class Metrics:
             buckets=COLD_BUCKETS,
         )
 
-    def count(self, function: str, status: int, *, run_seconds: float | None, cold_start_seconds: float | None) -> None:
+    def count(self, function: Function, status: int, *, run_seconds: float | None, cold_start_seconds: float | None) -> None:
         """One call. `run_seconds` is None where nothing ran."""
-        self._waiting.append((function, status, run_seconds, cold_start_seconds))
+        labels = (function.namespace, function.name, function.version)
+        self._waiting.append((labels, status, run_seconds, cold_start_seconds))
         if self._later is None:
             self.write()
         elif len(self._waiting) == 1:
@@ -87,15 +91,15 @@ class Metrics:
         """Count what waits."""
         waiting, self._waiting = self._waiting, []
         ran = defaultdict(list)
-        for function, _, run_seconds, _ in waiting:
+        for labels, _, run_seconds, _ in waiting:
             if run_seconds is not None:
-                ran[function].append(run_seconds)
-        for (function, status), calls in Tally((call[0], call[1]) for call in waiting).items():
-            self._invocations.labels(function, str(status)).inc(calls)
+                ran[labels].append(run_seconds)
+        for (labels, status), calls in Tally((call[0], call[1]) for call in waiting).items():
+            self._invocations.labels(*labels, str(status)).inc(calls)
             if status == THROTTLED:
-                self._throttled.labels(function).inc(calls)
-        for function, seconds in ran.items():
-            self._duration.labels(function).observe_all(seconds)
+                self._throttled.labels(*labels).inc(calls)
+        for labels, seconds in ran.items():
+            self._duration.labels(*labels).observe_all(seconds)
         self._cold.observe_all(seconds for *_, seconds in waiting if seconds is not None)
 
     def render(self, runtime: dict[str, Any] | None, dropped_records: int) -> bytes:

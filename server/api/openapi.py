@@ -152,8 +152,11 @@ def _operation(path: str, method: str, responder: Callable[..., Any]) -> dict[st
     return shown | {"responses": {str(status): responses[status] for status in sorted(responses)}}
 
 
+NAMESPACE: Final = Parameter("namespace", "Whose they are", {**NAME, "default": "default"})
+
 NAMES: Final = {
     "name": Parameter("name", "A function's name", NAME, "path"),
+    "namespace": Parameter("namespace", "A namespace's name", NAME, "path"),
     "request_id": Parameter("request_id", "A call's id, as X-Scf-Request-Id gave it", place="path"),
 }
 

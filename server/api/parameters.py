@@ -12,7 +12,8 @@ import orjson
 
 from server.api.request import Request
 from server.errors import BadRequest, PayloadTooLarge
-from server.functions.checks import shown
+from server.functions.checks import checked_name, shown
+from server.functions.model import DEFAULT_NAMESPACE
 
 FLAGS: Final = ("0", "1", "false", "true")
 #: float() also takes underscores, spaces, words and other scripts' digits.
@@ -45,6 +46,19 @@ def seconds(req: Request, name: str, *, high: float) -> float:
     if not 0 <= given <= high:  # refuses NaN too
         raise BadRequest(f"{name}: {shown(value)} is not a number of seconds from 0 to {high:g}", field=name)
     return given
+
+
+def query(*, namespace: str) -> str:
+    """The query that a path of ours needs so that it is about that namespace."""
+    return "" if namespace == DEFAULT_NAMESPACE else f"?namespace={namespace}"
+
+
+def namespace(req: Request) -> str:
+    """The namespace that a request is about. Raises BadRequest for what can't be one."""
+    if not req.query_string:
+        return DEFAULT_NAMESPACE
+    value = text(req, "namespace")
+    return DEFAULT_NAMESPACE if value is None else checked_name(value, "namespace")
 
 
 def flag(req: Request, name: str) -> bool:
@@ -81,6 +95,12 @@ def whole(data: bytes | None, limit_bytes: int, what: str) -> bytes:
     if data is None:
         raise PayloadTooLarge(f"{what} is over the limit of {limit_bytes} bytes")
     return data
+
+
+async def json_body(req: Request, limit_bytes: int, *, empty: Any = None) -> Any:
+    """A request's JSON body; `empty` where there is none and that is allowed. Raises BadRequest, PayloadTooLarge."""
+    data = whole(await req.body(limit_bytes), limit_bytes, "the body")
+    return empty if not data and empty is not None else parsed(data)
 
 
 def parsed(data: bytes) -> Any:

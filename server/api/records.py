@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import falcon.asgi
 from falcon.asgi import SSEvent
 
-from server.api.openapi import Answer, Parameter, operation, problem
-from server.api.parameters import FLAGS, choice, flag, integer, seconds, text
+from server.api.openapi import NAMESPACE, Answer, Parameter, operation, problem
+from server.api.parameters import FLAGS, choice, flag, integer, namespace, seconds, text
 from server.api.problems import dump
 from server.api.request import Request
 from server.api.schemas import listing
@@ -31,6 +31,13 @@ FOLLOW_SECONDS: Final = 0.25
 KEEP_ALIVE_SECONDS: Final = 15.0
 
 
+class Of(NamedTuple):
+    """Whose records."""
+
+    name: str
+    namespace: str
+
+
 class Invocation:
     """/v1/invocations/{request_id}"""
 
@@ -41,12 +48,15 @@ class Invocation:
         "The record of one call",
         "invocations",
         {200: Answer("The record", "Record"), 400: problem("A parameter is wrong"), 404: problem("No such call")},
-        parameters=(Parameter("wait", "Seconds to wait for its end", {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT_SECONDS}),),
+        parameters=(
+            NAMESPACE,
+            Parameter("wait", "Seconds to wait for its end", {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT_SECONDS}),
+        ),
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response, request_id: str) -> None:
-        wait = seconds(req, "wait", high=LONGEST_WAIT_SECONDS)
+        where, wait = namespace(req), seconds(req, "wait", high=LONGEST_WAIT_SECONDS)
         record = await self._find(request_id, wait)
-        if record is None:
+        if record is None or record["namespace"] != where:
             raise NotFound(f"no call {request_id!r}", code="invocation_not_found", hint="old records are dropped, see keep_records_days")
         resp.data = dump(record)
 
@@ -81,6 +91,7 @@ class FunctionLogs:
             404: problem("No such function"),
         },
         parameters=(
+            NAMESPACE,
             Parameter("follow", "1: stay and send what comes, as server-sent events", {"type": "string", "enum": list(FLAGS)}),
             Parameter(
                 "limit", "The newest so many (100; following begins with none)", {"type": "integer", "minimum": 1, "maximum": MAX_ROWS}
@@ -95,39 +106,40 @@ class FunctionLogs:
         ),
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        of = Of(name, namespace(req))
         following = flag(req, "follow")
         limit = integer(req, "limit", 0, low=1, high=MAX_ROWS)
         after = _cursor(req)
         if following and req.method == "HEAD":
-            await self._check_exists(name)
+            await self._check_exists(of)
             resp.content_type, resp.stream = "text/event-stream", _nothing()  # or Falcon would say Content-Length: 0
             return
         if following:
-            await self._check_exists(name)
-            first, cursor = await self._beginning(name, after, limit)
-            resp.sse = self._follow(name, first, cursor)
+            await self._check_exists(of)
+            first, cursor = await self._beginning(of, after, limit)
+            resp.sse = self._follow(of, first, cursor)
             resp.set_header("Cache-Control", "no-store")
             return
-        entries = await self._entries(name, after, limit or 100)
+        entries = await self._entries(of, after, limit or 100)
         if not entries:
-            await self._check_exists(name)
+            await self._check_exists(of)
         resp.data = dump({"logs": entries})
 
-    async def _entries(self, name: str, after: int | None, limit: int) -> list[LogEntry]:
-        return await self._services.lookups.run(self._services.recorder.logs, name, after=after, limit=limit)
+    async def _entries(self, of: Of, after: int | None, limit: int) -> list[LogEntry]:
+        return await self._services.lookups.run(self._services.recorder.logs, *of, after=after, limit=limit)
 
-    async def _check_exists(self, name: str) -> None:
-        await self._services.lookups.run(self._services.functions.get, name)
+    async def _check_exists(self, of: Of) -> None:
+        await self._services.lookups.run(self._services.functions.get, *of)
 
-    async def _beginning(self, name: str, after: int | None, limit: int) -> tuple[list[LogEntry], int]:
+    async def _beginning(self, of: Of, after: int | None, limit: int) -> tuple[list[LogEntry], int]:
         """What is shown at once, and the cursor that following goes on from."""
         if after is not None:
             return [], after
         end = await self._services.lookups.run(self._services.recorder.last_cursor)
-        first = await self._entries(name, None, limit) if limit else []
+        first = await self._entries(of, None, limit) if limit else []
         return first, max([end, *(entry["cursor"] for entry in first)])
 
-    async def _follow(self, name: str, first: list[LogEntry], cursor: int) -> AsyncIterator[SSEvent | None]:
+    async def _follow(self, of: Of, first: list[LogEntry], cursor: int) -> AsyncIterator[SSEvent | None]:
         """Ends when the service does; Falcon ends it when the client leaves, which the keep-alives find out."""
         stopping = self._services.stopping
         yield None  # the headers go out at once
@@ -143,7 +155,7 @@ class FunctionLogs:
                 yield None
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), FOLLOW_SECONDS)
-            entries = await self._entries(name, cursor, MAX_ROWS)
+            entries = await self._entries(of, cursor, MAX_ROWS)
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -168,8 +180,8 @@ def _as_cursor(name: str, value: str | None) -> int | None:
 async def latest_records(services: Services, req: Request, name: str) -> list[dict[str, Any]]:
     """A function's newest records by the parameters `limit` and `state`. Raises FunctionNotFound where there is nothing at all."""
     limit = integer(req, "limit", 20, low=1, high=MAX_ROWS)
-    state = choice(req, "state", get_args(State))
-    rows = await services.lookups.run(services.recorder.latest, name, limit=limit, state=state)
+    state, where = choice(req, "state", get_args(State)), namespace(req)
+    rows = await services.lookups.run(services.recorder.latest, name, where, limit=limit, state=state)
     if not rows:
-        await services.lookups.run(services.functions.get, name)
+        await services.lookups.run(services.functions.get, name, where)
     return rows

@@ -6,12 +6,15 @@ from server.api.functions import FunctionCode, FunctionItem, FunctionList
 from server.api.health import Health, MetricsPage, OpenApi, Readiness
 from server.api.host import Images, Sandboxes, Usage
 from server.api.invocations import FunctionInvocations
+from server.api.namespaces import NamespaceItem, NamespaceList
 from server.api.records import FunctionLogs, Invocation
 from server.api.services import Services
 
 
 def routes(services: Services) -> dict[str, object]:
     table: dict[str, object] = {
+        "/v1/namespaces": NamespaceList(services),
+        "/v1/namespaces/{namespace}": NamespaceItem(services),
         "/v1/functions": FunctionList(services),
         "/v1/functions/{name}": FunctionItem(services),
         "/v1/functions/{name}/code": FunctionCode(services),

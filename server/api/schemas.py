@@ -104,6 +104,11 @@ def schemas(settings: Settings) -> dict[str, Schema]:
         },
         "FunctionCreation": {**_object(creation, ["name", "runtime", "handler", "code"]), "additionalProperties": False},
         "FunctionChange": {**_object(fields), "additionalProperties": False},
+        "NamespaceCreation": {
+            **_object({"name": NAME, "description": nullable(fields["description"])}, ["name"]),
+            "additionalProperties": False,
+        },
+        "NamespaceChange": {**_object({"description": nullable(fields["description"])}), "additionalProperties": False},
         **ANSWERS,
     }
 
@@ -144,6 +149,7 @@ ANSWERS: Final[dict[str, Schema]] = {
             },
         }
     ),
+    "Namespace": _object({"name": NAME, "description": STRING, "created_at": TIME, "updated_at": TIME}),
     "Record": _object(
         {
             "request_id": STRING,
@@ -178,7 +184,9 @@ ANSWERS: Final[dict[str, Schema]] = {
         {
             "id": STRING,
             "state": STRING,
+            "namespace": STRING,
             "function": nullable(STRING),
+            "version": STRING,
             "image": STRING,
             "runtime": STRING,
             "network": STRING,

@@ -56,6 +56,21 @@ def checked_name(value: Any, field: str = "name") -> str:
     )
 
 
+def checked_description(value: Any) -> str:
+    """Raises BadRequest."""
+    text = checked_text("description", value)
+    if len(text) > MAX_DESCRIPTION:
+        raise BadRequest(f"description: {len(text)} characters, limit {MAX_DESCRIPTION}", field="description")
+    return text
+
+
+def checked_fields(payload: Any, known: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that an object gives, those with null left out. Raises BadRequest for what is no object and for unknown fields."""
+    given = {key: value for key, value in _object(payload).items() if value is not None}
+    _refuse_unknown(given, known)
+    return given
+
+
 def shown(value: Any) -> str:
     """A value for a message: short and printable."""
     text = ascii(value)
@@ -78,7 +93,7 @@ class Checks:
             "environment": self._environment,
             "network": self._network,
             "layers": self._layers,
-            "description": self._description,
+            "description": checked_description,
         }
         self._defaults: dict[str, Any] = {
             "memory": settings.default_memory_mb,
@@ -142,10 +157,10 @@ class Checks:
         return {field: check(given[field]) for field, check in self._fields.items() if field in given}
 
     def _runtime(self, value: Any) -> str:
-        return normalised_runtime(_text("runtime", value))
+        return normalised_runtime(checked_text("runtime", value))
 
     def _handler(self, value: Any) -> str:
-        split_handler(_text("handler", value))
+        split_handler(checked_text("handler", value))
         return str(value)
 
     def _memory(self, value: Any) -> int:
@@ -164,7 +179,7 @@ class Checks:
             raise BadRequest(f"environment: {shown(value)} is not an object", field="environment", hint='{"KEY": "value"}')
         total = 0
         for key, text in value.items():
-            total += len(_variable(key).encode()) + len(_text(f"environment.{key}", text).encode())
+            total += len(_variable(key).encode()) + len(checked_text(f"environment.{key}", text).encode())
         if total > (limit := self._settings.limit_environment_bytes):
             raise BadRequest(f"environment: {total} bytes, limit {limit}", field="environment", code="environment_too_large")
         return dict(value)
@@ -180,12 +195,6 @@ class Checks:
         if value:
             raise BadRequest(f"layers: no layer {shown(value[0])}", field="layers", code="layer_not_found", hint="leave the list empty")
         return ()
-
-    def _description(self, value: Any) -> str:
-        text = _text("description", value)
-        if len(text) > MAX_DESCRIPTION:
-            raise BadRequest(f"description: {len(text)} characters, limit {MAX_DESCRIPTION}", field="description")
-        return text
 
 
 def _object(payload: Any) -> Mapping[str, Any]:
@@ -205,7 +214,7 @@ def _refuse_triggers(value: Any) -> None:
         raise Unsupported("triggers are not available yet", field="triggers", hint="leave the list empty")
 
 
-def _text(field: str, value: Any) -> str:
+def checked_text(field: str, value: Any) -> str:
     """A string that a process's environment, a file name and every database can hold."""
     if not isinstance(value, str):
         raise BadRequest(f"{field}: {shown(value)} is not a string", field=field)

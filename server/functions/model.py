@@ -12,6 +12,9 @@ from sandbox.spec import FunctionSpec, Network
 from server.store.times import rfc3339
 
 LATEST: Final = "$LATEST"
+DEFAULT_NAMESPACE: Final = "default"
+#: Changes are whole when they are answered: there is no other.
+STATE: Final = "Active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,17 @@ class Function:
     created_at: float
     updated_at: float
     version: str = LATEST
+    #: Of a version: the id of the function to which it belongs.
+    family: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """REST's shape; `code_sha256` is the zip's."""
         shown = asdict(self)
         shown["code_sha256"] = shown.pop("code")
+        del shown["family"]
         return shown | {
             "layers": list(self.layers),
-            "state": "Active",
+            "state": STATE,
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
         }
@@ -73,17 +79,18 @@ class Function:
             environment=dict(self.environment),
             layers=self.layers,
             network=self.network,
+            family=self.family,
         )
 
     def to_row(self) -> dict[str, Any]:
         """The columns of the table `functions`."""
         row = asdict(self)
-        del row["version"]  # a row of this table is always $LATEST
+        del row["version"], row["family"]  # a row of this table is always $LATEST
         return row | {"environment": _text(self.environment), "layers": _text(list(self.layers))}
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Function:
-        known = {field.name for field in fields(cls)} - {"version", "environment", "layers"}
+        known = {field.name for field in fields(cls)} - {"version", "family", "environment", "layers"}
         return cls(
             **{key: row[key] for key in known},
             environment=orjson.loads(row["environment"]),

@@ -9,25 +9,32 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, false, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sandbox.log import pairs
 from sandbox.settings import Settings
-from server.errors import Conflict, FunctionNotFound, LimitExceeded, QualifierNotFound
-from server.functions.checks import Checks, checked_name, is_name
+from server.errors import BadRequest, Conflict, LimitExceeded, QualifierNotFound
+from server.functions.checks import Checks, checked_name, checked_text, shown
 from server.functions.codestore import CodeStore
 from server.functions.handlers import split_handler
-from server.functions.model import LATEST, Function
+from server.functions.model import DEFAULT_NAMESPACE, LATEST, STATE, Function
+from server.functions.namespaces import require_namespace
+from server.functions.rows import find, missing
 from server.store.engine import next_numbers, writing
 from server.store.tables import FUNCTIONS_COUNTER
 from server.store.tables import functions as table
 
 #: How often an update starts over after somebody else's came first, when the client has named no generation.
 UPDATE_ATTEMPTS: Final = 5
+#: What `list` orders by, and what is the same of every function.
+ORDERS: Final = ("name", "created_at", "updated_at")
+CONSTANTS: Final[Mapping[str, str]] = {"state": STATE, "type": "Event"}
+NO_FILTERS: Final[Mapping[str, Sequence[str]]] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +48,9 @@ class Functions:
         self._code = codestore
         self._checks = Checks(settings)
 
-    def create(self, payload: Any, namespace: str = "default") -> Function:
-        """Make a function from REST's creation body. Raises BadRequest, PayloadTooLarge, Conflict, LimitExceeded."""
+    def create(self, payload: Any, namespace: str = DEFAULT_NAMESPACE) -> Function:
+        """Make a function from REST's creation body. Raises BadRequest, PayloadTooLarge, Conflict, LimitExceeded,
+        NamespaceNotFound."""
         checked_name(namespace, "namespace")
         configuration = self._checks.creation(payload)
         data = self._checks.code(payload["code"])
@@ -63,28 +71,44 @@ class Functions:
         self._insert(function)
         return function
 
-    def get(self, name: str, namespace: str = "default", qualifier: str = LATEST) -> Function:
-        """Raises FunctionNotFound, QualifierNotFound."""
+    def get(self, name: str, namespace: str = DEFAULT_NAMESPACE, qualifier: str = LATEST) -> Function:
+        """Raises FunctionNotFound, NamespaceNotFound, QualifierNotFound."""
         with self._engine.connect() as connection:
-            function = self._find(connection, name, namespace)
+            function = find(connection, name, namespace)
         if qualifier != LATEST:
             raise QualifierNotFound(f"function {name} has no version or alias {qualifier!r}", hint=f"there is {LATEST} only")
         return function
 
-    def list(self, namespace: str = "default") -> list[Function]:
-        """All of a namespace, by name."""
-        if not is_name(namespace):
-            return []
-        query = select(table).where(table.c.namespace == namespace).order_by(table.c.name)
-        with self._engine.connect() as connection:
-            return [Function.from_row(row) for row in connection.execute(query).mappings()]
+    def list(
+        self,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        search: str = "",
+        order: str = "asc",
+        order_by: str = "name",
+        offset: int = 0,
+        limit: int | None = None,
+        description: str = "",
+        filters: Mapping[str, Sequence[str]] = NO_FILTERS,
+    ) -> tuple[int, list[Function]]:
+        """How many there are of a namespace, and `limit` of them from `offset` on.
 
-    def update(self, name: str, changes: Any, namespace: str = "default", *, expected_generation: int | None = None) -> Function:
+        `search` is part of the name, `description` of the description, letters' case aside; `order` is asc or desc, `order_by` name,
+        created_at or updated_at; `filters` say for runtime, state or type which values may be. Raises BadRequest, NamespaceNotFound.
+        """
+        wanted = [table.c.namespace == namespace, *_conditions(search, description, filters)]
+        ordered = select(table).where(*wanted).order_by(*_order(order, order_by)).offset(offset).limit(limit)
+        with self._engine.connect() as connection:
+            require_namespace(connection, namespace)
+            total: int = connection.execute(select(func.count()).select_from(table).where(*wanted)).scalar_one()
+            return total, [Function.from_row(row) for row in connection.execute(ordered).mappings()]
+
+    def update(self, name: str, changes: Any, namespace: str = DEFAULT_NAMESPACE, *, expected_generation: int | None = None) -> Function:
         """Change the configuration. With `expected_generation`, only if that is still the current one, else Conflict."""
         checked = self._checks.changes(changes)
         return self._change(name, namespace, checked, expected_generation)
 
-    def update_code(self, name: str, zip_bytes: bytes, handler: str | None = None, namespace: str = "default") -> Function:
+    def update_code(self, name: str, zip_bytes: bytes, handler: str | None = None, namespace: str = DEFAULT_NAMESPACE) -> Function:
         """Give the function another package, and with it another handler if one is named."""
         self._checks.code_bytes(zip_bytes)
         current = self.get(name, namespace)
@@ -96,12 +120,12 @@ class Functions:
         self.collect_code()
         return function
 
-    def delete(self, name: str, namespace: str = "default") -> Function:
+    def delete(self, name: str, namespace: str = DEFAULT_NAMESPACE) -> Function:
         """Forget it and return what it was: its id is what sandboxd must be told."""
         with writing(self._engine) as connection:
-            function = self._find(connection, name, namespace)
+            function = find(connection, name, namespace)
             if not connection.execute(delete(table).where(table.c.function_id == function.function_id)).rowcount:
-                raise _missing(name)
+                raise missing(name)
         self.collect_code()
         return function
 
@@ -119,16 +143,8 @@ class Functions:
             _log.warning(pairs("collecting unused code failed", error=error))
             return ()
 
-    def _find(self, connection: Connection, name: str, namespace: str) -> Function:
-        if not (is_name(name) and is_name(namespace)):
-            raise _missing(name)  # nothing a database should be asked for
-        query = select(table).where(table.c.namespace == namespace, table.c.name == name)
-        row = connection.execute(query).mappings().one_or_none()
-        if row is None:
-            raise _missing(name)
-        return Function.from_row(row)
-
     def _check_room(self, connection: Connection, name: str, namespace: str) -> None:
+        require_namespace(connection, namespace)
         inside = table.c.namespace == namespace
         if connection.execute(select(table.c.function_id).where(inside, table.c.name == name)).first():
             raise _exists(name)
@@ -150,7 +166,7 @@ class Functions:
     def _change(self, name: str, namespace: str, changes: dict[str, Any], expected: int | None = None) -> Function:
         for _ in range(UPDATE_ATTEMPTS):
             with writing(self._engine) as connection:
-                current = self._find(connection, name, namespace)
+                current = find(connection, name, namespace)
                 if expected is not None and current.generation != expected:
                     raise Conflict(f"function {name} is at generation {current.generation}, not {expected}", hint="read it again")
                 changed = replace(current, **changes, generation=current.generation + 1, updated_at=time.time())
@@ -162,8 +178,27 @@ class Functions:
         raise Conflict(f"function {name} is being changed by others", hint="try again")
 
 
-def _missing(name: str) -> FunctionNotFound:
-    return FunctionNotFound(f"no function {name!r}", hint="GET /v1/functions lists what there is")
+def _conditions(search: str, description: str, filters: Mapping[str, Sequence[str]]) -> Iterator[ColumnElement[bool]]:
+    for field, column, part in (("search", table.c.name, search), ("description", table.c.description, description)):
+        if part:
+            yield column.icontains(checked_text(field, part), autoescape=True)
+    for field, values in filters.items():
+        if field == "runtime":
+            yield func.lower(table.c.runtime).in_([checked_text(field, value).lower() for value in values])
+        elif field not in CONSTANTS:
+            raise BadRequest(f"filters: {shown(field)} is not known", field="filters", hint=f"runtime, {', '.join(CONSTANTS)}")
+        elif CONSTANTS[field] not in values:
+            yield false()
+
+
+def _order(order: str, order_by: str) -> tuple[Any, ...]:
+    """By that column, and by name where it is the same."""
+    if order not in ("asc", "desc"):
+        raise BadRequest(f"order: {shown(order)} is neither asc nor desc", field="order")
+    if order_by not in ORDERS:
+        raise BadRequest(f"order_by: {shown(order_by)} is not known", field="order_by", hint=f"one of {', '.join(ORDERS)}")
+    column = table.c[order_by]
+    return (column.asc() if order == "asc" else column.desc(), table.c.name)
 
 
 def _exists(name: str) -> Conflict:

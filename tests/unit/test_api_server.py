@@ -259,7 +259,10 @@ def test_metrics_sum_the_workers(served: Served) -> None:
     for _ in range(10):
         assert served.request("POST", CALL, b"{}")[0] == 200
     for _ in range(4):
-        assert 'hearth_invocations_total{function="hello",status="200"} 10.0' in served.request("GET", "/metrics")[1].decode()
+        assert (
+            'hearth_invocations_total{function="hello",namespace="default",status="200",version="$LATEST"} 10.0'
+            in served.request("GET", "/metrics")[1].decode()
+        )
 
 
 def test_malformed_requests_are_4xx_and_the_service_lives(served: Served) -> None:
