@@ -25,6 +25,7 @@ from server.api.threads import Tasks, Threads
 from server.functions.codestore import CodeStore
 from server.functions.namespaces import Namespaces
 from server.functions.service import Functions
+from server.functions.versions import Versions
 from server.records.process import WriterProcess
 from server.records.recorder import Recorder
 from server.store.engine import open_database
@@ -151,6 +152,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         engine=engine,
         functions=functions,
         namespaces=Namespaces(engine, settings),
+        versions=Versions(engine, settings),
         recorder=recorder,
         cache=cache,
         calls=Calls(client, cache, recorder, metrics),

@@ -7,14 +7,14 @@ from typing import Any, Final
 
 import falcon.asgi
 
-from server.api.openapi import NAMESPACE, Answer, operation, problem
-from server.api.parameters import namespace, parsed, query, whole
+from server.api.openapi import NAMESPACE, QUALIFIER, Answer, operation, problem
+from server.api.parameters import namespace, parsed, query, text, whole
 from server.api.problems import dump
 from server.api.request import Request
 from server.api.schemas import listing
 from server.api.services import Services
 from server.errors import ApiError, BadRequest
-from server.functions.model import Function
+from server.functions.model import LATEST, Function
 
 TAG: Final = "functions"
 #: What a JSON body may take besides the zip's base64.
@@ -83,9 +83,15 @@ class FunctionItem:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    @operation("A function's configuration", TAG, {200: Answer("The function", "Function"), 404: _MISSING}, parameters=(NAMESPACE,))
+    @operation(
+        "A function's configuration",
+        TAG,
+        {200: Answer("The function", "Function"), 404: problem("No such function or qualifier")},
+        parameters=(NAMESPACE, QUALIFIER),
+    )
     async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
-        function = await self._services.lookups.run(self._services.functions.get, name, namespace(req))
+        qualifier = text(req, "qualifier") or LATEST
+        function = await self._services.lookups.run(self._services.functions.get, name, namespace(req), qualifier)
         send(resp, {**function.to_json(), "served_by": await self._services.served_by(function.runtime)})
 
     @operation(

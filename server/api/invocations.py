@@ -12,7 +12,7 @@ import falcon.asgi
 from sandbox.errors import SandboxError
 from sandbox.spec import Reply
 from server.api.calls import SUCCESS, Call, billed_ms, new_request_id
-from server.api.openapi import NAMESPACE, Answer, Parameter, operation, problem
+from server.api.openapi import NAMESPACE, QUALIFIER, Answer, Parameter, operation, problem
 from server.api.parameters import check_event, namespace
 from server.api.problems import answer, dump
 from server.api.records import latest_records
@@ -84,7 +84,7 @@ class FunctionInvocations:
             NAMESPACE,
             Parameter("invokeType", "Also as a header", {"type": "string", "enum": ["RequestResponse"], "default": "RequestResponse"}),
             Parameter("logType", "Also as a header", {"type": "string", "enum": ["None", "Tail"], "default": "None"}),
-            Parameter("qualifier", "Version or alias", {"type": "string", "default": LATEST}),
+            QUALIFIER,
         ),
         bodies={"application/json": {"description": "The event, any JSON; nothing is {}"}},
         body_required=False,

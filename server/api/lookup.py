@@ -31,6 +31,11 @@ class Known:
     spec: FunctionSpec
     expires: float
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """What a change that concerns it is told by."""
+        return self.spec.function_id, self.spec.family
+
 
 class FunctionCache:
     """One process's. `get(name, namespace, qualifier)` is `Functions.get`, blocking."""
@@ -54,13 +59,13 @@ class FunctionCache:
         return await asyncio.shield(task)
 
     def forget(self, function_id: str | None) -> None:
-        """A function has changed; None: any may have. A look that is under way may still have seen the old one."""
+        """A function has changed, or one of its versions; None: any may have. A look that is under way may still have seen the old one."""
         self._changes += 1
         self._asking.clear()
         if function_id is None:
             self._known.clear()
         else:
-            self._known = {key: known for key, known in self._known.items() if known.function.function_id != function_id}
+            self._known = {key: known for key, known in self._known.items() if function_id not in known.ids}
 
     async def _ask(self, key: Key) -> Known:
         changes = self._changes

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from sandbox.settings import Settings
 from server.api.auth import OPEN_PATHS
-from server.api.schemas import NAME, reference, schemas
+from server.api.schemas import NAME, VERSION, reference, schemas
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
 JSON: Final = "application/json"
@@ -154,9 +154,12 @@ def _operation(path: str, method: str, responder: Callable[..., Any]) -> dict[st
 
 NAMESPACE: Final = Parameter("namespace", "Whose they are", {**NAME, "default": "default"})
 
+QUALIFIER: Final = Parameter("qualifier", "A version's number, an alias, $LATEST or $DEFAULT", {"type": "string", "default": "$LATEST"})
+
 NAMES: Final = {
     "name": Parameter("name", "A function's name", NAME, "path"),
     "namespace": Parameter("namespace", "A namespace's name", NAME, "path"),
+    "version": Parameter("version", "A version's number, or $LATEST", VERSION, "path"),
     "request_id": Parameter("request_id", "A call's id, as X-Scf-Request-Id gave it", place="path"),
 }
 

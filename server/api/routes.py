@@ -9,6 +9,7 @@ from server.api.invocations import FunctionInvocations
 from server.api.namespaces import NamespaceItem, NamespaceList
 from server.api.records import FunctionLogs, Invocation
 from server.api.services import Services
+from server.api.versions import FunctionVersion, FunctionVersions
 
 
 def routes(services: Services) -> dict[str, object]:
@@ -18,6 +19,8 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/functions": FunctionList(services),
         "/v1/functions/{name}": FunctionItem(services),
         "/v1/functions/{name}/code": FunctionCode(services),
+        "/v1/functions/{name}/versions": FunctionVersions(services),
+        "/v1/functions/{name}/versions/{version}": FunctionVersion(services),
         "/v1/functions/{name}/invocations": FunctionInvocations(services),
         "/v1/functions/{name}/logs": FunctionLogs(services),
         "/v1/invocations/{request_id}": Invocation(services),

@@ -23,6 +23,8 @@ BASE64: Final[Schema] = {
 TEXT: Final[Schema] = {"type": "string", "pattern": "^[^\\u0000]*$"}
 NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]$"}
 
+VERSION: Final[Schema] = {"type": "string", "pattern": "^([1-9][0-9]{0,8}|\\$LATEST)$"}
+
 
 def reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
@@ -104,6 +106,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
         },
         "FunctionCreation": {**_object(creation, ["name", "runtime", "handler", "code"]), "additionalProperties": False},
         "FunctionChange": {**_object(fields), "additionalProperties": False},
+        "VersionCreation": {**_object({"description": nullable(fields["description"])}), "additionalProperties": False},
         "NamespaceCreation": {
             **_object({"name": NAME, "description": nullable(fields["description"])}, ["name"]),
             "additionalProperties": False,

@@ -21,6 +21,7 @@ from server.api.threads import Tasks, Threads
 from server.functions.model import Function
 from server.functions.namespaces import Namespaces
 from server.functions.service import Functions
+from server.functions.versions import Versions
 from server.records.recorder import Recorder
 
 RETIRE_SECONDS: Final = 2.0
@@ -53,6 +54,7 @@ class Services:
     engine: Engine
     functions: Functions
     namespaces: Namespaces
+    versions: Versions
     recorder: Recorder
     cache: FunctionCache
     calls: Calls

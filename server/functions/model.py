@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
@@ -17,9 +18,27 @@ DEFAULT_NAMESPACE: Final = "default"
 STATE: Final = "Active"
 
 
+#: What a version has of its own, of its function, or in a column of its own.
+_NOT_FROZEN: Final = frozenset(
+    (
+        "namespace",
+        "name",
+        "function_id",
+        "generation",
+        "concurrency",
+        "description",
+        "code",
+        "created_at",
+        "updated_at",
+        "version",
+        "family",
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One generation of one function.
+    """One generation of one function, or a version of it: then `version` is its number and `family` the function's id.
 
     `memory` and `tmp` in MB, `timeout` and `init_timeout` in seconds, `code` the digest of its package, `code_size` the zip's
     bytes, times in seconds since the epoch. `function_id` is never used twice, `generation` grows with every change.
@@ -45,7 +64,6 @@ class Function:
     created_at: float
     updated_at: float
     version: str = LATEST
-    #: Of a version: the id of the function to which it belongs.
     family: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +105,38 @@ class Function:
         row = asdict(self)
         del row["version"], row["family"]  # a row of this table is always $LATEST
         return row | {"environment": _text(self.environment), "layers": _text(list(self.layers))}
+
+    def frozen(self, number: int, description: str | None, created_at: float) -> dict[str, Any]:
+        """The columns of the table `versions` for a version that is published of this function now; its id is new."""
+        configuration = {key: value for key, value in asdict(self).items() if key not in _NOT_FROZEN}
+        return {
+            "version_id": str(uuid.uuid4()),
+            "function_id": self.function_id,
+            "number": number,
+            "description": self.description if description is None else description,
+            "code": self.code,
+            "configuration": _text(configuration),
+            "created_at": created_at,
+        }
+
+    def version_from_row(self, row: RowMapping) -> Function:
+        """A version of this function. How many calls may run at once is the function's to say: the limit counts all of them together."""
+        known = {field.name for field in fields(Function)} - _NOT_FROZEN
+        frozen = {key: value for key, value in orjson.loads(row["configuration"]).items() if key in known}
+        return Function(
+            **{**frozen, "layers": tuple(frozen["layers"])},
+            namespace=self.namespace,
+            name=self.name,
+            function_id=row["version_id"],
+            generation=1,
+            concurrency=self.concurrency,
+            description=row["description"],
+            code=row["code"],
+            created_at=row["created_at"],
+            updated_at=row["created_at"],
+            version=str(row["number"]),
+            family=self.function_id,
+        )
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Function:

@@ -18,15 +18,15 @@ from sqlalchemy.exc import IntegrityError
 
 from sandbox.log import pairs
 from sandbox.settings import Settings
-from server.errors import BadRequest, Conflict, LimitExceeded, QualifierNotFound
+from server.errors import BadRequest, Conflict, LimitExceeded
 from server.functions.checks import Checks, checked_name, checked_text, shown
 from server.functions.codestore import CodeStore
 from server.functions.handlers import split_handler
 from server.functions.model import DEFAULT_NAMESPACE, LATEST, STATE, Function
 from server.functions.namespaces import require_namespace
-from server.functions.rows import find, missing
+from server.functions.rows import find, find_version, missing
 from server.store.engine import next_numbers, writing
-from server.store.tables import FUNCTIONS_COUNTER
+from server.store.tables import FUNCTIONS_COUNTER, versions
 from server.store.tables import functions as table
 
 #: How often an update starts over after somebody else's came first, when the client has named no generation.
@@ -74,10 +74,7 @@ class Functions:
     def get(self, name: str, namespace: str = DEFAULT_NAMESPACE, qualifier: str = LATEST) -> Function:
         """Raises FunctionNotFound, NamespaceNotFound, QualifierNotFound."""
         with self._engine.connect() as connection:
-            function = find(connection, name, namespace)
-        if qualifier != LATEST:
-            raise QualifierNotFound(f"function {name} has no version or alias {qualifier!r}", hint=f"there is {LATEST} only")
-        return function
+            return find_version(connection, find(connection, name, namespace), qualifier)
 
     def list(
         self,
@@ -121,7 +118,7 @@ class Functions:
         return function
 
     def delete(self, name: str, namespace: str = DEFAULT_NAMESPACE) -> Function:
-        """Forget it and return what it was: its id is what sandboxd must be told."""
+        """Forget it and all its versions, and return what it was: its id is what sandboxd must be told."""
         with writing(self._engine) as connection:
             function = find(connection, name, namespace)
             if not connection.execute(delete(table).where(table.c.function_id == function.function_id)).rowcount:
@@ -137,7 +134,7 @@ class Functions:
         """Let the code store remove what no function has used for its grace; a failure is logged, the next call tries again."""
         try:
             with self._engine.connect() as connection:
-                used = set(connection.execute(select(table.c.code).distinct()).scalars())
+                used = set(connection.execute(select(table.c.code).union(select(versions.c.code))).scalars())
             return tuple(self._code.collect(used))
         except OSError as error:
             _log.warning(pairs("collecting unused code failed", error=error))

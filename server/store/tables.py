@@ -2,6 +2,7 @@
 
     namespaces    one row a namespace; `default` is always there
     functions     one row a function, its `$LATEST`; code and layers by digest
+    versions      one row a published version, frozen: `configuration` is JSON of what `$LATEST` had then
     invocations   one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
     usage         one row a function and day
     counters      named numbers; updating one holds its row until commit, which is our lock on every database
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
 
 METADATA: Final = MetaData()
 
@@ -49,7 +50,22 @@ functions: Final = Table(
     Column("code_size", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
+    # The number of the version published last. Writing it holds the row: whoever changes something of a function begins with that.
+    Column("published", Integer, nullable=False, default=0),
     UniqueConstraint("namespace", "name", name="functions_name"),
+)
+
+versions: Final = Table(
+    "versions",
+    METADATA,
+    Column("version_id", String(36), primary_key=True),
+    Column("function_id", String(36), ForeignKey("functions.function_id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("configuration", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("function_id", "number", name="versions_number"),
 )
 
 invocations: Final = Table(

@@ -1,4 +1,4 @@
-"""Namespaces."""
+"""Namespaces and published versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,21 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.Double, nullable=False),
     )
     op.bulk_insert(namespaces, [{"name": "default", "description": "", "created_at": now, "updated_at": now}])
+    op.add_column("functions", sa.Column("published", sa.Integer, nullable=False, server_default="0"))
+    op.create_table(
+        "versions",
+        sa.Column("version_id", sa.String(36), primary_key=True),
+        sa.Column("function_id", sa.String(36), sa.ForeignKey("functions.function_id", ondelete="CASCADE"), nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("description", sa.Text, nullable=False),
+        sa.Column("code", sa.String(64), nullable=False),
+        sa.Column("configuration", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.UniqueConstraint("function_id", "number", name="versions_number"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("versions")
+    op.drop_column("functions", "published")
     op.drop_table("namespaces")
