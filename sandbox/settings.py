@@ -50,6 +50,7 @@ class Settings:
     limit_functions: int = _setting(20, "functions in a namespace", low=1)
     limit_namespaces: int = _setting(5, "namespaces, `default` among them", low=1)
     limit_versions: int = _setting(1000, "published versions of a function", low=1)
+    limit_aliases: int = _setting(100, "aliases of a function, `$DEFAULT` among them", low=1)
     limit_code_bytes: int = _setting(50 * 1024 * 1024, "zipped code through the API, bytes", low=1)
     limit_inline_code_bytes: int = _setting(5 * 1024 * 1024, "zipped code inside a JSON body where SCF's old API has it, bytes", low=1)
     limit_unpacked_bytes: int = _setting(500 * 1024 * 1024, "unpacked code and layers, bytes", low=1)

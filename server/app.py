@@ -22,6 +22,7 @@ from server.api.request import Request
 from server.api.routes import routes
 from server.api.services import Runtime, Services
 from server.api.threads import Tasks, Threads
+from server.functions.aliases import Aliases
 from server.functions.codestore import CodeStore
 from server.functions.namespaces import Namespaces
 from server.functions.service import Functions
@@ -145,7 +146,7 @@ def create_app(
 def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder) -> Services:
     functions = Functions(engine, settings, codestore)
     metrics, lookups = Metrics(_later), Threads("lookup", LOOKUP_THREADS)
-    cache = FunctionCache(functions.get, lookups)
+    cache = FunctionCache(functions.target, lookups)
     return Services(
         settings=settings,
         client=client,
@@ -153,6 +154,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         functions=functions,
         namespaces=Namespaces(engine, settings),
         versions=Versions(engine, settings),
+        aliases=Aliases(engine, settings),
         recorder=recorder,
         cache=cache,
         calls=Calls(client, cache, recorder, metrics),

@@ -22,6 +22,7 @@ from server.api.metrics import Metrics
 from server.api.threads import Tasks
 from server.errors import ApiError, failure_of
 from server.functions.model import LATEST
+from server.functions.routing import RoutingKey, no_key
 from server.records.outcome import Outcome
 
 #: How often a call whose function changed under it is looked up again.
@@ -50,6 +51,7 @@ class Call:
     request_id: str
     known: Known
     qualifier: str = LATEST
+    routing_key: RoutingKey = field(default_factory=no_key)
     created_at: float = field(default_factory=time.time)
     reply: Reply | None = None
     refusal: SandboxError | ApiError | None = None
@@ -111,7 +113,7 @@ class Calls:
         function = call.known.function
         try:
             self._functions.forget(function.function_id)
-            call.known = await self._functions.find(function.name, function.namespace, call.qualifier)
+            call.known = await self._functions.find(function.name, function.namespace, call.qualifier, call.routing_key)
         except (SandboxError, ApiError) as error:
             call.refusal = error
         except Exception as error:

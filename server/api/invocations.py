@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, get_args
 
 import falcon.asgi
@@ -22,6 +22,7 @@ from server.api.services import Services
 from server.errors import SCF_EVENT_TOO_LARGE, ApiError, BadRequest, PayloadTooLarge, Unsupported, error_body, failure_of, from_runtime
 from server.functions.checks import shown
 from server.functions.model import DEFAULT_NAMESPACE, LATEST
+from server.functions.routing import MAX_ROUTING_KEY_BYTES, RoutingKey, checked_routing_key, no_key
 from server.records.model import State
 
 TAIL_BYTES: Final = 4096
@@ -34,7 +35,8 @@ OPTION_HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
     "logType": ("logtype", "x-scf-log-type"),
     "qualifier": ("qualifier", "x-scf-qualifier"),
 }
-_HEADER_NAMES: Final = frozenset(header.encode() for headers in OPTION_HEADERS.values() for header in headers)
+ROUTING_KEY: Final = "x-scf-routing-key"
+_HEADER_NAMES: Final = frozenset(header.encode() for headers in (*OPTION_HEADERS.values(), (ROUTING_KEY,)) for header in headers)
 
 _CALL_HEADERS: Final = {
     "X-Scf-Request-Id": "the call's id",
@@ -53,6 +55,7 @@ class Options:
     tail: bool = False
     qualifier: str = LATEST
     namespace: str = DEFAULT_NAMESPACE
+    routing_key: RoutingKey = field(default_factory=no_key)
 
 
 _PLAIN: Final = Options()
@@ -85,6 +88,12 @@ class FunctionInvocations:
             Parameter("invokeType", "Also as a header", {"type": "string", "enum": ["RequestResponse"], "default": "RequestResponse"}),
             Parameter("logType", "Also as a header", {"type": "string", "enum": ["None", "Tail"], "default": "None"}),
             QUALIFIER,
+            Parameter(
+                "X-Scf-Routing-Key",
+                f"A JSON object of strings, at most {MAX_ROUTING_KEY_BYTES} bytes, for the rules of an alias",
+                {"type": "string", "pattern": "^\\{.*\\}$", "maxLength": MAX_ROUTING_KEY_BYTES},
+                place="header",
+            ),
         ),
         bodies={"application/json": {"description": "The event, any JSON; nothing is {}"}},
         body_required=False,
@@ -97,7 +106,8 @@ class FunctionInvocations:
         options = read_options(req)
         if event:
             check_event(event)
-        call = Call(request_id, await self._cache.find(name, options.namespace, options.qualifier), options.qualifier)
+        known = await self._cache.find(name, options.namespace, options.qualifier, options.routing_key)
+        call = Call(request_id, known, options.qualifier, options.routing_key)
         await self._calls.perform(call, event or b"{}")
         reply = call.reply
         if reply is None:
@@ -129,13 +139,14 @@ class FunctionInvocations:
 
 
 def read_options(req: Request) -> Options:
-    """invokeType, logType and qualifier, from the query or from headers. Raises BadRequest."""
+    """invokeType, logType, qualifier, namespace and routing key, from the query or from headers. Raises BadRequest."""
     if not req.query_string and not req.has_any_header(_HEADER_NAMES):
         return _PLAIN
     if _word(req, "invokeType", ("RequestResponse", "Event"), "RequestResponse") == "Event":
         raise Unsupported("asynchronous calls are not available yet", field="invokeType", hint="invokeType=RequestResponse")
     tail = _word(req, "logType", ("None", "Tail"), "None") == "Tail"
-    return Options(tail, _option(req, "qualifier") or LATEST, namespace(req))
+    key = checked_routing_key(req.get_header(ROUTING_KEY))
+    return Options(tail, _option(req, "qualifier") or LATEST, namespace(req), key)
 
 
 def _word(req: Request, name: str, words: Iterable[str], default: str) -> str:

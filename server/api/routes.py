@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.api.aliases import FunctionAlias, FunctionAliases
 from server.api.functions import FunctionCode, FunctionItem, FunctionList
 from server.api.health import Health, MetricsPage, OpenApi, Readiness
 from server.api.host import Images, Sandboxes, Usage
@@ -21,6 +22,8 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/functions/{name}/code": FunctionCode(services),
         "/v1/functions/{name}/versions": FunctionVersions(services),
         "/v1/functions/{name}/versions/{version}": FunctionVersion(services),
+        "/v1/functions/{name}/aliases": FunctionAliases(services),
+        "/v1/functions/{name}/aliases/{alias}": FunctionAlias(services),
         "/v1/functions/{name}/invocations": FunctionInvocations(services),
         "/v1/functions/{name}/logs": FunctionLogs(services),
         "/v1/invocations/{request_id}": Invocation(services),

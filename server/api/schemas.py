@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sandbox.settings import Settings
 from server.functions.checks import MAX_DESCRIPTION, MAX_INIT_TIMEOUT_SECONDS, MEMORY_STEP_MB, RESERVED_PREFIXES, SMALLEST_MEMORY_MB
+from server.functions.routing import MAX_RULES
 
 Schema = dict[str, Any]
 
@@ -24,6 +25,7 @@ TEXT: Final[Schema] = {"type": "string", "pattern": "^[^\\u0000]*$"}
 NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]$"}
 
 VERSION: Final[Schema] = {"type": "string", "pattern": "^([1-9][0-9]{0,8}|\\$LATEST)$"}
+ALIAS: Final[Schema] = {"type": "string", "pattern": "^([A-Za-z][A-Za-z0-9_-]{0,63}|\\$DEFAULT)$"}
 
 
 def reference(name: str) -> Schema:
@@ -95,6 +97,11 @@ def schemas(settings: Settings) -> dict[str, Schema]:
     triggers = nullable({"type": "array", "maxItems": 0})
     creation = {"name": NAME, **fields, **optional, "code": reference("Code"), "triggers": triggers}
     handler = nullable(fields["handler"])
+    alias = {
+        "version": VERSION,
+        "description": nullable(fields["description"]),
+        "routing": {"anyOf": [reference("Routing"), {"type": "null"}]},
+    }
     return {
         "Code": code,
         "CodeUpdate": {
@@ -107,6 +114,9 @@ def schemas(settings: Settings) -> dict[str, Schema]:
         "FunctionCreation": {**_object(creation, ["name", "runtime", "handler", "code"]), "additionalProperties": False},
         "FunctionChange": {**_object(fields), "additionalProperties": False},
         "VersionCreation": {**_object({"description": nullable(fields["description"])}), "additionalProperties": False},
+        "Routing": ROUTING,
+        "AliasCreation": {**_object({"name": ALIAS, **alias}, ["name", "version"]), "additionalProperties": False},
+        "AliasChange": {**_object({**alias, "version": nullable(VERSION)}), "additionalProperties": False},
         "NamespaceCreation": {
             **_object({"name": NAME, "description": nullable(fields["description"])}, ["name"]),
             "additionalProperties": False,
@@ -131,6 +141,46 @@ _CONFIGURATION: Final[dict[str, Schema]] = {
     "description": STRING,
 }
 
+_RANGE: Final = "^(\\(-?[0-9]{1,18},-?[0-9]{1,18}\\)|\\[-?[0-9]{1,18},-?[0-9]{1,18}\\])$"
+
+
+def _rule(method: str, expression: Schema) -> Schema:
+    key = {**STRING, "pattern": "^invoke\\.headers\\.[^\\u0000]{1,1000}$"}
+    parts = {"version": VERSION, "key": key, "method": {"const": method}, "expression": expression}
+    return {**_object(parts, list(parts)), "additionalProperties": False}
+
+
+#: The matches come first, in their order; what they leave is spread by weight.
+ROUTING: Final[Schema] = {
+    **_object(
+        {
+            "weights": {
+                "type": ["array", "null"],
+                "maxItems": 1,
+                "description": "an additional version and its share of the calls",
+                "items": {
+                    **_object({"version": VERSION, "weight": {**NUMBER, "minimum": 0, "maximum": 1}}, ["version", "weight"]),
+                    "additionalProperties": False,
+                },
+            },
+            "matches": {
+                "type": ["array", "null"],
+                "maxItems": MAX_RULES,
+                "description": "rules on the call's X-Scf-Routing-Key",
+                "items": {
+                    "anyOf": [
+                        _rule("exact", {**TEXT, "minLength": 1, "maxLength": 1024, "description": "the value"}),
+                        _rule(
+                            "range", {**STRING, "pattern": _RANGE, "description": "whole numbers: (a,b) without its ends, [a,b] with them"}
+                        ),
+                    ]
+                },
+            },
+        }
+    ),
+    "additionalProperties": False,
+}
+
 ANSWERS: Final[dict[str, Schema]] = {
     "Function": _object(
         {
@@ -150,6 +200,16 @@ ANSWERS: Final[dict[str, Schema]] = {
                 "description": "in a description: image and runtime that serve it now, perhaps a newer minor; null where none does",
                 "properties": {"image": STRING, "runtime": STRING},
             },
+        }
+    ),
+    "Alias": _object(
+        {
+            "name": ALIAS,
+            "version": VERSION,
+            "description": STRING,
+            "routing": reference("Routing"),
+            "created_at": TIME,
+            "updated_at": TIME,
         }
     ),
     "Namespace": _object({"name": NAME, "description": STRING, "created_at": TIME, "updated_at": TIME}),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Engine
@@ -18,6 +19,7 @@ from server.api.calls import Calls
 from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
+from server.functions.aliases import Alias, Aliases
 from server.functions.model import Function
 from server.functions.namespaces import Namespaces
 from server.functions.service import Functions
@@ -41,6 +43,7 @@ class Runtime(Protocol):
     async def close(self) -> None: ...
     def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> None: ...
     async def retire(self, function_id: str, generation: int | None) -> None: ...
+    async def announce(self, function_id: str) -> None: ...
     async def describe(self) -> dict[str, Any]: ...
     async def resolve(self, runtime: str) -> dict[str, Any]: ...
 
@@ -55,6 +58,7 @@ class Services:
     functions: Functions
     namespaces: Namespaces
     versions: Versions
+    aliases: Aliases
     recorder: Recorder
     cache: FunctionCache
     calls: Calls
@@ -71,15 +75,37 @@ class Services:
 
     async def _change(self, blocking: Callable[[], Function], deleted: bool) -> Function:
         function = await self.uploads.run(blocking)
+        await self._tell(function, self.client.retire(function.function_id, None if deleted else function.generation))
+        return function
+
+    async def change_alias(self, blocking: Callable[[], tuple[Function, Alias]]) -> Alias:
+        """The same for a change of an alias: what every process knows of it goes, every worker stays."""
+        return await self.changes.finish(self._change_alias(blocking))
+
+    async def _change_alias(self, blocking: Callable[[], tuple[Function, Alias]]) -> Alias:
+        function, alias = await self.lookups.run(blocking)
+        await self._tell(function, self.client.announce(function.function_id))
+        return alias
+
+    async def copy(self, name: str, new_name: str, namespace: str, **options: Any) -> Function:
+        """`Functions.copy`, and the function that was overwritten is retired."""
+        return await self.changes.finish(self._copy(partial(self.functions.copy, name, new_name, namespace, **options)))
+
+    async def _copy(self, blocking: Callable[[], tuple[Function, Function | None]]) -> Function:
+        function, overwritten = await self.lookups.run(blocking)
+        if overwritten is not None:
+            await self._tell(overwritten, self.client.retire(overwritten.function_id, None))
+        return function
+
+    async def _tell(self, function: Function, telling: Coroutine[Any, Any, None]) -> None:
+        """After the commit: who is told to look again must find the new one."""
         self.cache.forget(function.function_id)
         try:
-            # After the commit: who is told to look again must find the new one.
             async with asyncio.timeout(RETIRE_SECONDS):
-                await self.client.retire(function.function_id, None if deleted else function.generation)
+                await telling
         except (SandboxError, TimeoutError) as error:
             # It has no worker of the old one when it comes back, and every acquire names its generation.
             _log.warning(pairs("sandboxd was not told of a change", function=function.name, error=str(error) or "no answer"))
-        return function
 
     async def served_by(self, runtime: str) -> dict[str, Any] | None:
         """{"image", "runtime"} that serve this runtime now; None where no image does, or while sandboxd is away."""

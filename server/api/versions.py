@@ -8,8 +8,8 @@ from typing import Final
 import falcon.asgi
 
 from server.api.functions import JSON_SPARE_BYTES, send
-from server.api.openapi import NAMESPACE, Answer, operation, problem
-from server.api.parameters import json_body, namespace, query
+from server.api.openapi import NAMESPACE, Answer, Parameter, operation, problem
+from server.api.parameters import FLAGS, flag, json_body, namespace, query
 from server.api.request import Request
 from server.api.schemas import listing
 from server.api.services import Services
@@ -70,9 +70,17 @@ class FunctionVersion:
     @operation(
         "Delete a version; running calls finish",
         TAG,
-        {204: Answer("It is gone"), 400: _BAD, 404: _MISSING},
-        parameters=(NAMESPACE,),
+        {204: Answer("It is gone"), 400: _BAD, 404: _MISSING, 409: problem("An alias points to it, or it is $LATEST")},
+        parameters=(
+            NAMESPACE,
+            Parameter(
+                "force",
+                "1: although aliases point to it; they go too, routings to it are dropped, $DEFAULT falls back to $LATEST",
+                {"type": "string", "enum": list(FLAGS)},
+            ),
+        ),
     )
     async def on_delete(self, req: Request, resp: falcon.asgi.Response, name: str, version: str) -> None:
-        await self._services.change(partial(self._services.versions.delete, name, version, namespace(req)), deleted=True)
+        where, force = namespace(req), flag(req, "force")
+        await self._services.change(partial(self._services.versions.delete, name, version, where, force=force), deleted=True)
         resp.status = 204

@@ -64,9 +64,9 @@ def checked_description(value: Any) -> str:
     return text
 
 
-def checked_fields(payload: Any, known: tuple[str, ...]) -> dict[str, Any]:
+def checked_fields(payload: Any, known: tuple[str, ...], what: str = "the body") -> dict[str, Any]:
     """The fields that an object gives, those with null left out. Raises BadRequest for what is no object and for unknown fields."""
-    given = {key: value for key, value in _object(payload).items() if value is not None}
+    given = {key: value for key, value in _object(payload, what).items() if value is not None}
     _refuse_unknown(given, known)
     return given
 
@@ -95,7 +95,8 @@ class Checks:
             "layers": self._layers,
             "description": checked_description,
         }
-        self._defaults: dict[str, Any] = {
+        #: Of the fields that a creation may leave out.
+        self.defaults: dict[str, Any] = {
             "memory": settings.default_memory_mb,
             "timeout": settings.default_timeout_seconds,
             "init_timeout": settings.default_init_timeout_seconds,
@@ -115,7 +116,7 @@ class Checks:
             if field not in given:
                 raise BadRequest(f"{field} is missing", field=field, hint=f"a function needs {', '.join(REQUIRED)}")
         _refuse_triggers(given.get("triggers"))
-        return {"name": checked_name(given["name"]), **self._defaults, **self._checked(given)}
+        return {"name": checked_name(given["name"]), **self.defaults, **self._checked(given)}
 
     def changes(self, payload: Any) -> dict[str, Any]:
         """The fields that an update gives."""
@@ -197,9 +198,9 @@ class Checks:
         return ()
 
 
-def _object(payload: Any) -> Mapping[str, Any]:
+def _object(payload: Any, what: str = "the body") -> Mapping[str, Any]:
     if not isinstance(payload, Mapping):
-        raise BadRequest(f"the body is not a JSON object but {shown(payload)}")
+        raise BadRequest(f"{what} is not a JSON object but {shown(payload)}")
     return payload
 
 

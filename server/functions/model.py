@@ -13,6 +13,7 @@ from sandbox.spec import FunctionSpec, Network
 from server.store.times import rfc3339
 
 LATEST: Final = "$LATEST"
+DEFAULT_ALIAS: Final = "$DEFAULT"
 DEFAULT_NAMESPACE: Final = "default"
 #: Changes are whole when they are answered: there is no other.
 STATE: Final = "Active"

@@ -9,32 +9,30 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, false, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sandbox.log import pairs
 from sandbox.settings import Settings
-from server.errors import BadRequest, Conflict, LimitExceeded
-from server.functions.checks import Checks, checked_name, checked_text, shown
+from server.errors import BadRequest, Conflict, FunctionNotFound, LimitExceeded
+from server.functions.aliases import Target, add_default, resolve
+from server.functions.checks import Checks, checked_description, checked_name
 from server.functions.codestore import CodeStore
 from server.functions.handlers import split_handler
-from server.functions.model import DEFAULT_NAMESPACE, LATEST, STATE, Function
+from server.functions.listing import NO_FILTERS, conditions, ordering
+from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 from server.functions.namespaces import require_namespace
-from server.functions.rows import find, find_version, missing
+from server.functions.rows import find, missing
 from server.store.engine import next_numbers, writing
 from server.store.tables import FUNCTIONS_COUNTER, versions
 from server.store.tables import functions as table
 
 #: How often an update starts over after somebody else's came first, when the client has named no generation.
 UPDATE_ATTEMPTS: Final = 5
-#: What `list` orders by, and what is the same of every function.
-ORDERS: Final = ("name", "created_at", "updated_at")
-CONSTANTS: Final[Mapping[str, str]] = {"state": STATE, "type": "Event"}
-NO_FILTERS: Final[Mapping[str, Sequence[str]]] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -57,24 +55,19 @@ class Functions:
         with self._engine.connect() as connection:
             self._check_room(connection, configuration["name"], namespace)
         digest = self._code.put_zip(data, handler=configuration["handler"], runtime=configuration["runtime"])
-        now = time.time()
-        function = Function(
-            namespace=namespace,
-            function_id=str(uuid.uuid4()),
-            generation=1,
-            code=digest,
-            code_size=len(data),
-            created_at=now,
-            updated_at=now,
-            **configuration,
-        )
+        function = Function(namespace=namespace, code=digest, code_size=len(data), **configuration, **_newborn())
         self._insert(function)
         return function
 
     def get(self, name: str, namespace: str = DEFAULT_NAMESPACE, qualifier: str = LATEST) -> Function:
-        """Raises FunctionNotFound, NamespaceNotFound, QualifierNotFound."""
+        """`qualifier` is `$LATEST`, a version's number or an alias. Raises FunctionNotFound, NamespaceNotFound, QualifierNotFound."""
         with self._engine.connect() as connection:
-            return find_version(connection, find(connection, name, namespace), qualifier)
+            return resolve(connection, name, namespace, qualifier).function
+
+    def target(self, name: str, namespace: str, qualifier: str) -> Target:
+        """All that calls with that qualifier may go to. Raises as `get` does."""
+        with self._engine.connect() as connection:
+            return resolve(connection, name, namespace, qualifier)
 
     def list(
         self,
@@ -93,8 +86,8 @@ class Functions:
         `search` is part of the name, `description` of the description, letters' case aside; `order` is asc or desc, `order_by` name,
         created_at or updated_at; `filters` say for runtime, state or type which values may be. Raises BadRequest, NamespaceNotFound.
         """
-        wanted = [table.c.namespace == namespace, *_conditions(search, description, filters)]
-        ordered = select(table).where(*wanted).order_by(*_order(order, order_by)).offset(offset).limit(limit)
+        wanted = [table.c.namespace == namespace, *conditions(search, description, filters)]
+        ordered = select(table).where(*wanted).order_by(*ordering(order, order_by)).offset(offset).limit(limit)
         with self._engine.connect() as connection:
             require_namespace(connection, namespace)
             total: int = connection.execute(select(func.count()).select_from(table).where(*wanted)).scalar_one()
@@ -126,6 +119,38 @@ class Functions:
         self.collect_code()
         return function
 
+    def copy(
+        self,
+        name: str,
+        new_name: str,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        target_namespace: str = "",
+        override: bool = False,
+        copy_configuration: bool = True,
+        description: str | None = None,
+    ) -> tuple[Function, Function | None]:
+        """A new function with another's code and, with `copy_configuration`, its configuration; no version, alias or trigger comes along.
+
+        With it the function that it replaced where `override` let it: that one is deleted, and its id is what sandboxd must be told.
+
+        Raises BadRequest, Conflict, LimitExceeded, FunctionNotFound, NamespaceNotFound.
+        """
+        checked_name(new_name, "new_name")
+        where = target_namespace or namespace
+        described = {} if description is None else {"description": checked_description(description)}
+        with writing(self._engine) as connection:
+            next_numbers(connection, FUNCTIONS_COUNTER)
+            source = find(connection, name, namespace)
+            if (source.namespace, source.name) == (where, new_name):
+                raise BadRequest(f"function {name} can't be copied to itself", field="new_name")
+            overwritten = _take_away(connection, new_name, where) if override else None
+            self._check_room(connection, new_name, where)
+            configuration = {**({} if copy_configuration else self._checks.defaults), **described}
+            function = replace(source, **configuration, namespace=where, name=new_name, **_newborn())
+            _add(connection, function)
+        return function, overwritten
+
     def decode_code(self, value: Any) -> bytes:
         """The zip of a JSON `{"zip": base64}` object. Raises BadRequest, PayloadTooLarge."""
         return self._checks.code(value)
@@ -156,7 +181,7 @@ class Functions:
             with writing(self._engine) as connection:
                 next_numbers(connection, FUNCTIONS_COUNTER)  # one creation at a time, or two could pass the limit together
                 self._check_room(connection, function.name, function.namespace)
-                connection.execute(insert(table).values(function.to_row()))
+                _add(connection, function)
         except IntegrityError as error:
             raise _exists(function.name) from error
 
@@ -175,27 +200,25 @@ class Functions:
         raise Conflict(f"function {name} is being changed by others", hint="try again")
 
 
-def _conditions(search: str, description: str, filters: Mapping[str, Sequence[str]]) -> Iterator[ColumnElement[bool]]:
-    for field, column, part in (("search", table.c.name, search), ("description", table.c.description, description)):
-        if part:
-            yield column.icontains(checked_text(field, part), autoescape=True)
-    for field, values in filters.items():
-        if field == "runtime":
-            yield func.lower(table.c.runtime).in_([checked_text(field, value).lower() for value in values])
-        elif field not in CONSTANTS:
-            raise BadRequest(f"filters: {shown(field)} is not known", field="filters", hint=f"runtime, {', '.join(CONSTANTS)}")
-        elif CONSTANTS[field] not in values:
-            yield false()
+def _newborn() -> dict[str, Any]:
+    """What a function has that is made now."""
+    now = time.time()
+    return {"function_id": str(uuid.uuid4()), "generation": 1, "created_at": now, "updated_at": now}
 
 
-def _order(order: str, order_by: str) -> tuple[Any, ...]:
-    """By that column, and by name where it is the same."""
-    if order not in ("asc", "desc"):
-        raise BadRequest(f"order: {shown(order)} is neither asc nor desc", field="order")
-    if order_by not in ORDERS:
-        raise BadRequest(f"order_by: {shown(order_by)} is not known", field="order_by", hint=f"one of {', '.join(ORDERS)}")
-    column = table.c[order_by]
-    return (column.asc() if order == "asc" else column.desc(), table.c.name)
+def _take_away(connection: Connection, name: str, namespace: str) -> Function | None:
+    """Delete it where there is one."""
+    try:
+        found = find(connection, name, namespace)
+    except FunctionNotFound:
+        return None
+    connection.execute(delete(table).where(table.c.function_id == found.function_id))
+    return found
+
+
+def _add(connection: Connection, function: Function) -> None:
+    connection.execute(insert(table).values(function.to_row()))
+    add_default(connection, function)
 
 
 def _exists(name: str) -> Conflict:

@@ -6,18 +6,21 @@ A version has an id and workers of its own, so whatever becomes of `$LATEST`, it
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from sandbox.settings import Settings
-from server.errors import BadRequest, LimitExceeded
+from server.errors import BadRequest, Conflict, LimitExceeded
+from server.functions import aliases
 from server.functions.checks import checked_description, checked_fields, shown
 from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 from server.functions.rows import find, find_version, hold
 from server.store.engine import writing
 from server.store.tables import functions
 from server.store.tables import versions as table
+
+IN_USE_HINT: Final = "change the alias, or delete with force"
 
 
 class Versions:
@@ -60,13 +63,21 @@ class Versions:
             found = [function, *(function.version_from_row(row) for row in rows)]
         return len(found), found[offset:] if limit is None else found[offset : offset + limit]
 
-    def delete(self, name: str, version: str, namespace: str = DEFAULT_NAMESPACE) -> Function:
-        """Forget a version and return what it was. Raises BadRequest for `$LATEST`, FunctionNotFound, QualifierNotFound."""
+    def delete(self, name: str, version: str, namespace: str = DEFAULT_NAMESPACE, *, force: bool = False) -> Function:
+        """Forget a version and return what it was.
+
+        Raises FunctionNotFound, QualifierNotFound, and Conflict for `$LATEST` and while an alias points to it. With `force` such an alias
+        goes too, a routing to it is dropped, and `$DEFAULT` falls back to `$LATEST`.
+        """
         with writing(self._engine) as connection:
             function = hold(connection, name, namespace)
             if version == LATEST:
-                raise BadRequest(f"{LATEST} can't be deleted", hint="delete the function")
+                raise Conflict(f"{LATEST} can't be deleted", code="latest_version", hint="delete the function")
             found = find_version(connection, function, version)
+            if force:
+                aliases.let_go(connection, function, version)
+            elif using := [alias.name for alias in aliases.of_function(connection, function) if version in alias.versions]:
+                raise Conflict(f"version {version} of {name} is used by the alias {using[0]}", code="version_in_use", hint=IN_USE_HINT)
             connection.execute(delete(table).where(table.c.version_id == found.function_id))
             return found
 

@@ -3,6 +3,7 @@
     namespaces    one row a namespace; `default` is always there
     functions     one row a function, its `$LATEST`; code and layers by digest
     versions      one row a published version, frozen: `configuration` is JSON of what `$LATEST` had then
+    aliases       one row an alias; every function has one, `$DEFAULT`
     invocations   one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
     usage         one row a function and day
     counters      named numbers; updating one holds its row until commit, which is our lock on every database
@@ -66,6 +67,18 @@ versions: Final = Table(
     Column("configuration", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("function_id", "number", name="versions_number"),
+)
+
+aliases: Final = Table(
+    "aliases",
+    METADATA,
+    Column("function_id", String(36), ForeignKey("functions.function_id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("version", String(20), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("routing", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
 )
 
 invocations: Final = Table(

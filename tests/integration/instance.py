@@ -201,7 +201,11 @@ class Instance:
 
     def call_soon(self, name: str, event: Any = None) -> Future[Answer]:
         """The same in a thread of its own."""
-        return self._threads.submit(functools.partial(self.call, name, event))
+        return self.soon(self.call, name, event)
+
+    def soon(self, work: Callable[..., Answer], *arguments: Any, **options: Any) -> Future[Answer]:
+        """Any request in a thread of its own."""
+        return self._threads.submit(functools.partial(work, *arguments, **options))
 
     def record(self, answer: Answer | str) -> dict[str, Any]:
         """The record of a call, which is written behind the reply."""

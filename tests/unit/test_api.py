@@ -892,9 +892,10 @@ async def test_the_openapi_document_has_every_path_with_its_parameters_and_answe
     assert set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document))) <= set(schemas)
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
+    options = {"invokeType", "logType", "qualifier", "X-Scf-Routing-Key"}
     call = document["paths"]["/v1/functions/{name}/invocations"]["post"]
     assert set(call["responses"]) == {"200", "400", "401", "404", "408", "413", "414", "429", "431", "500", "502", "503", "504"}
-    assert {parameter["name"] for parameter in call["parameters"]} == {"name", "namespace", "invokeType", "logType", "qualifier"}
+    assert {parameter["name"] for parameter in call["parameters"]} == {"name", "namespace", *options}
 
 
 async def test_the_openapi_schema_of_a_function_and_of_a_record_is_what_is_sent(api: Any, hello: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from sandbox.settings import Settings
-from server.errors import BadRequest, FunctionNotFound, LimitExceeded, QualifierNotFound
+from server.errors import BadRequest, Conflict, FunctionNotFound, LimitExceeded, QualifierNotFound
 from server.functions import CodeStore, Function, Functions
 from server.functions.versions import Versions
 from server.store import tables
@@ -109,7 +109,7 @@ def test_a_version_that_is_not_there_is_said(functions: Functions, versions: Ver
 
 def test_latest_is_no_version_to_delete(functions: Functions, versions: Versions) -> None:
     functions.create(payload())
-    with pytest.raises(BadRequest):
+    with pytest.raises(Conflict):
         versions.delete("hello", "$LATEST")
     assert versions.get("hello", "$LATEST") == functions.get("hello")
 
@@ -188,7 +188,7 @@ async def test_versions_over_http(api: Any, hello: Any, client: rest.FakeClient)
     problem(await api.simulate_get(rest.HELLO, params={"qualifier": "3"}), 404)
     problem(await api.simulate_post(VERSIONS, json={"odd": 1}), 400)
     problem(await api.simulate_post(VERSIONS, body=b"["), 400, "invalid_json")
-    problem(await api.simulate_delete(f"{VERSIONS}/$LATEST"), 400)
+    problem(await api.simulate_delete(f"{VERSIONS}/$LATEST"), 409, "latest_version")
     assert client.retired == []
     assert (await api.simulate_delete(f"{VERSIONS}/1")).status_code == 204
     assert client.retired == [(made.json["function_id"], None)]
@@ -222,4 +222,4 @@ async def test_a_version_s_calls_follow_its_function_s_changes(api: Any, app: re
     assert [spec.concurrency for spec in client.specs] == [20, 1]
     gone = app.services.versions.delete("hello", "1")
     client.on_change(gone.function_id)
-    problem(await api.simulate_post(rest.CALL, params={"qualifier": "1"}), 404, "version_not_found")
+    problem(await api.simulate_post(rest.CALL, params={"qualifier": "1"}), 404, "qualifier_not_found")

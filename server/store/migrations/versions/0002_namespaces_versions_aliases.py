@@ -1,4 +1,4 @@
-"""Namespaces and published versions."""
+"""Namespaces, published versions and aliases."""
 
 from __future__ import annotations
 
@@ -35,9 +35,24 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double, nullable=False),
         sa.UniqueConstraint("function_id", "number", name="versions_number"),
     )
+    op.create_table(
+        "aliases",
+        sa.Column("function_id", sa.String(36), sa.ForeignKey("functions.function_id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("version", sa.String(20), nullable=False),
+        sa.Column("description", sa.Text, nullable=False),
+        sa.Column("routing", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("updated_at", sa.Double, nullable=False),
+    )
+    op.execute(
+        "INSERT INTO aliases (function_id, name, version, description, routing, created_at, updated_at) "
+        "SELECT function_id, '$DEFAULT', '$LATEST', '', '{}', created_at, created_at FROM functions"
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("aliases")
     op.drop_table("versions")
     op.drop_column("functions", "published")
     op.drop_table("namespaces")
