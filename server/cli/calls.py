@@ -12,7 +12,7 @@ from typing import Any
 import click
 import httpx
 
-from server.cli.client import function_path, open_api, read_source
+from server.cli.client import function_path, namespaced, open_api, read_source
 from server.cli.failure import CommandError
 from server.cli.output import as_json, print_json
 
@@ -23,9 +23,21 @@ from server.cli.output import as_json, print_json
 @click.option("--async", "asynchronous", is_flag=True, help="Queue the event and print the call's id.")
 @click.option("--tail", is_flag=True, help="Print the end of the call's log (4 KB) to stderr.")
 @click.option("--qualifier", help="Version or alias.  [default: $LATEST]")
+@click.option("--routing-key", metavar="JSON", help="What an alias's rules look at: an object of strings.")
+@namespaced
 @as_json
 @click.pass_context
-def invoke(context: click.Context, name: str, data: str, asynchronous: bool, tail: bool, qualifier: str | None, json_output: bool) -> None:
+def invoke(
+    context: click.Context,
+    /,
+    name: str,
+    data: str,
+    asynchronous: bool,
+    tail: bool,
+    qualifier: str | None,
+    routing_key: str | None,
+    json_output: bool,
+) -> None:
     """Call NAME and print what it returned.
 
     \b
@@ -35,6 +47,8 @@ def invoke(context: click.Context, name: str, data: str, asynchronous: bool, tai
     if qualifier:
         parameters["qualifier"] = qualifier
     path, headers = function_path(name, "invocations"), {"Content-Type": "application/json"}
+    if routing_key:
+        headers["X-Scf-Routing-Key"] = routing_key
     event = read_source(data)
     response = open_api(context).request("POST", path, expect_failure=True, params=parameters, content=event, headers=headers)
     if asynchronous:
@@ -104,7 +118,8 @@ def _parsed(content: bytes) -> Any:
 @click.command(short_help="Show what a function wrote, call by call.")
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Keep printing what comes, until Ctrl-C.")
-@click.option("-n", "--limit", type=click.IntRange(1, 1000), help="Calls to show.")
+@click.option("-l", "--limit", type=click.IntRange(1, 1000), help="Calls to show.")
+@namespaced
 @as_json
 @click.pass_context
 def logs(context: click.Context, name: str, follow: bool, limit: int | None, json_output: bool) -> None:

@@ -22,18 +22,23 @@ READ_TIMEOUT_SECONDS: Final = 700.0
 """Longer than the longest call (300 s) behind the longest start (300 s)."""
 PROGRESS_FROM_BYTES: Final = 1024 * 1024
 PART_BYTES: Final = 64 * 1024
+DEFAULT_NAMESPACE: Final = "default"
+#: Under which the context keeps the command's namespace.
+_NAMESPACE: Final = "hearth.namespace"
 
 
 class Api:
     """One HTTP client with the credential. Owned by the click context, closed with it."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, namespace: str = DEFAULT_NAMESPACE) -> None:
         self.url = url.rstrip("/")
         self._token = token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         timeout = httpx.Timeout(10, read=READ_TIMEOUT_SECONDS, write=60)
+        # A parameter of every request, where it says something.
+        params = {} if namespace == DEFAULT_NAMESPACE else {"namespace": namespace}
         # No proxy from the environment: the default address is this machine's own.
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(base_url=self.url, headers=headers, params=params, timeout=timeout, trust_env=False)
 
     def close(self) -> None:
         self._http.close()
@@ -52,6 +57,15 @@ class Api:
     def get(self, path: str, **params: Any) -> Any:
         given = {key: value for key, value in params.items() if value is not None}
         return self.request("GET", path, params=given).json()
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.get(path)
+        except CommandError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
 
     def rows(self, path: str, key: str, **params: Any) -> list[dict[str, Any]]:
         """The list that an answer holds under `key`, or that it is."""
@@ -126,6 +140,23 @@ def _with_progress(body: bytes, label: str) -> Iterator[bytes]:
             progress.advance(task, len(part))
 
 
+def _remember(context: click.Context, _option: click.Parameter, value: str) -> None:
+    context.meta[_NAMESPACE] = value
+
+
+namespaced = click.option(
+    "-n",
+    "--namespace",
+    envvar="HEARTH_NAMESPACE",
+    default=DEFAULT_NAMESPACE,
+    metavar="NAME",
+    expose_value=False,
+    callback=_remember,
+    help="Whose functions.  [HEARTH_NAMESPACE; default: default]",
+)
+"""The option of every command about functions; `open_api` takes it from the context."""
+
+
 def function_path(name: str, *rest: str) -> str:
     return "/".join(("/v1/functions", quote(name, safe=""), *rest))
 
@@ -146,12 +177,13 @@ def read_credential(settings: Settings) -> str | None:
 
 
 def open_api(context: click.Context) -> Api:
-    """The API named by --url and --token, their environment names, or this machine's own; closed with the command."""
+    """The API named by --url and --token, their environment names, or this machine's own, and the command's namespace; closed with the
+    command."""
     root = context.find_root()
     settings = load_settings()
     url = root.params.get("url") or base_url(settings.listen)
     token = root.params.get("token") or read_credential(settings)
-    api = Api(url, token)
+    api = Api(url, token, context.meta.get(_NAMESPACE, DEFAULT_NAMESPACE))
     root.call_on_close(api.close)
     return api
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from server.cli.client import Api, function_path, open_api
-from server.cli.failure import CommandError, WrongRequest
+from server.cli.client import Api, function_path, namespaced, open_api
+from server.cli.failure import WrongRequest
 from server.cli.output import Column, as_json, print_json, print_pairs, print_table
 from server.cli.package import default_handler, pack
 
@@ -37,6 +37,7 @@ COLUMNS: list[Column] = [
 @click.option("--network", type=click.Choice(["none", "nat"]))
 @click.option("--description")
 @click.option("--env", "environment", multiple=True, metavar="K=V", help="Repeatable; replaces the whole environment.")
+@namespaced
 @as_json
 @click.pass_context
 def deploy(context: click.Context, /, name: str, path: Path, environment: tuple[str, ...], json_output: bool, **options: Any) -> None:
@@ -49,7 +50,7 @@ def deploy(context: click.Context, /, name: str, path: Path, environment: tuple[
         configuration["environment"] = dict(_pair(item) for item in environment)
     code = pack(path)
     api = open_api(context)
-    if _exists(api, name):
+    if api.exists(function_path(name)):
         function = _update(api, name, code, configuration)
         done = "updated"
     else:
@@ -74,16 +75,6 @@ def _update(api: Api, name: str, code: bytes, configuration: dict[str, Any]) -> 
     return api.send_json("PATCH", function_path(name), configuration) if configuration else function
 
 
-def _exists(api: Api, name: str) -> bool:
-    try:
-        api.get(function_path(name))
-    except CommandError as error:
-        if error.status != 404:
-            raise
-        return False
-    return True
-
-
 def _pair(item: str) -> tuple[str, str]:
     key, separator, value = item.partition("=")
     if not separator or not key:
@@ -92,6 +83,7 @@ def _pair(item: str) -> tuple[str, str]:
 
 
 @click.command(short_help="List the functions.")
+@namespaced
 @as_json
 @click.pass_context
 def ls(context: click.Context, json_output: bool) -> None:
@@ -105,16 +97,19 @@ def ls(context: click.Context, json_output: bool) -> None:
 
 @click.command(short_help="Show one function's configuration.")
 @click.argument("name")
+@click.option("--qualifier", help="Version or alias.  [default: $LATEST]")
+@namespaced
 @as_json
 @click.pass_context
-def describe(context: click.Context, name: str, json_output: bool) -> None:
+def describe(context: click.Context, name: str, qualifier: str | None, json_output: bool) -> None:
     """Show one function's configuration."""
-    function = open_api(context).get(function_path(name))
+    function = open_api(context).get(function_path(name), qualifier=qualifier)
     (print_json if json_output else print_pairs)(function)
 
 
 @click.command(short_help="Delete functions.")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@namespaced
 @click.pass_context
 def rm(context: click.Context, names: tuple[str, ...]) -> None:
     """Delete functions. Running calls finish; nothing asks again."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from sandbox.settings import describe
-from server.cli.client import load_settings, open_api, read_credential
+from server.cli.client import load_settings, namespaced, open_api, read_credential
 from server.cli.failure import CommandError
 from server.cli.output import Column, as_json, mebibytes, print_json, print_table, seconds
 
 SANDBOXES: list[Column] = [
     ("SANDBOX", lambda row: row.get("id")),
     ("STATE", lambda row: row.get("state")),
+    ("NAMESPACE", lambda row: row.get("namespace")),
     ("FUNCTION", lambda row: row.get("function")),
     ("VERSION", lambda row: row.get("version")),
     ("RUNTIME", lambda row: row.get("runtime")),
@@ -56,6 +57,7 @@ def ps(context: click.Context, json_output: bool) -> None:
 @click.command(short_help="Show calls and GB-seconds by function and day.")
 @click.option("--from", "first", type=DAY, help="First day (UTC).")
 @click.option("--to", "last", type=DAY, help="Last day (UTC).")
+@namespaced
 @as_json
 @click.pass_context
 def usage(context: click.Context, first: object, last: object, json_output: bool) -> None:

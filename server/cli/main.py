@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from server.cli import calls, functions, inspection, local
+from server.cli import calls, functions, inspection, local, namespaces, versions
 from server.cli.demo import demo
 from server.cli.up import up
 
@@ -29,6 +29,9 @@ for command in (
     functions.ls,
     functions.describe,
     functions.rm,
+    versions.version,
+    versions.alias,
+    namespaces.namespace,
     inspection.ps,
     inspection.usage,
     inspection.token,

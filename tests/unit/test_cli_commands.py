@@ -243,7 +243,7 @@ def test_following_prints_each_event_and_ends_with_the_stream(server: Server) ->
     server.answers["GET /v1/functions/hello/logs"] = Answer(200, stream, media_type="text/event-stream")
     assert server.run("logs", "hello", "-f").stdout == "--- t1 r1\none\n---  r2\n"
     assert server.run("logs", "nobody", "-f").exit_code == 2
-    server.run("logs", "hello", "-f", "-n", "5")
+    server.run("logs", "hello", "-f", "-l", "5")
     assert server.requests[-1].path == "/v1/functions/hello/logs?follow=1&limit=5"
 
 
@@ -333,3 +333,82 @@ def test_a_broken_zip_and_an_empty_directory_are_wrong_usage(server: Server, tmp
     assert server.run("deploy", "hello", str(tmp_path / "code.zip")).exit_code == 2
     assert server.run("deploy", "hello", str(tmp_path / "empty")).exit_code == 2
     assert server.requests == []
+
+
+# Namespaces, versions, aliases ------------------------------------------------------------------------------------------------
+
+
+def test_a_namespace_is_named_by_an_option_or_the_environment(server: Server, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers["POST /v1/functions/hello/invocations"] = Answer(200, b"1", CALL_HEADERS)
+    server.answers["GET /v1/functions/hello"] = server.answers["PUT /v1/functions/hello/code"] = Answer(200, FUNCTION)
+    server.answers["DELETE /v1/functions/hello"] = Answer(204)
+    for path, key in (("/v1/functions", "functions"), ("/v1/functions/hello/logs", "logs"), ("/v1/usage", "usage")):
+        server.answers[f"GET {path}"] = Answer(200, {key: []})
+    commands = [
+        ("invoke", "hello"),
+        ("logs", "hello"),
+        ("ls",),
+        ("describe", "hello"),
+        ("rm", "hello"),
+        ("usage",),
+        ("deploy", "hello", str(code)),
+    ]
+    for command in commands:
+        assert server.run(*command, "-n", "team").exit_code == 0
+    assert {"namespace=team" in request.path for request in server.requests} == {True}
+    monkeypatch.setenv("HEARTH_NAMESPACE", "other")
+    server.run("ls")
+    assert server.requests[-1].path == "/v1/functions?namespace=other"
+    server.run("ls", "--namespace", "default")
+    assert server.requests[-1].path == "/v1/functions"
+
+
+def test_namespaces_are_listed_made_and_removed(server: Server) -> None:
+    row = {"name": "team", "description": "ours", "created_at": "t"}
+    server.answers["GET /v1/namespaces"] = Answer(200, {"namespaces": [row]})
+    server.answers["POST /v1/namespaces"] = Answer(201, row)
+    server.answers["DELETE /v1/namespaces/team"] = Answer(204)
+    assert server.run("namespace", "ls").stdout.split() == ["NAME", "DESCRIPTION", "CREATED", "team", "ours", "t"]
+    assert json.loads(server.run("namespace", "ls", "--json").stdout) == [row]
+    assert server.run("namespace", "create", "team", "--description", "ours").stdout == "created team\n"
+    assert json.loads(server.requests[-1].body) == {"name": "team", "description": "ours"}
+    assert server.run("namespace", "rm", "team").stdout == "deleted team\n"
+    assert server.run("namespace", "rm", "nobody").exit_code == 2
+
+
+def test_versions_are_published_listed_and_removed(server: Server) -> None:
+    made = {**FUNCTION, "version": "3", "description": "x", "code_sha256": "a" * 64}
+    server.answers["POST /v1/functions/hello/versions"] = Answer(201, made)
+    server.answers["GET /v1/functions/hello/versions"] = Answer(200, {"versions": [made]})
+    server.answers["DELETE /v1/functions/hello/versions/3"] = Answer(204)
+    assert server.run("version", "publish", "hello", "--description", "x", "-n", "team").stdout == "published hello 3\n"
+    assert server.requests[-1].path.endswith("/versions?namespace=team")
+    assert json.loads(server.requests[-1].body) == {"description": "x"}
+    assert "aaaaaaaaaaaa" in server.run("version", "ls", "hello").stdout
+    assert server.run("version", "rm", "hello", "3", "--force").stdout == "deleted hello 3\n"
+    assert server.requests[-1].path == "/v1/functions/hello/versions/3?force=1"
+
+
+def test_an_alias_is_made_where_there_is_none_and_changed_where_there_is(server: Server) -> None:
+    rule = {"version": "2", "key": "invoke.headers.user", "method": "exact", "expression": "vip"}
+    row = {"name": "prod", "version": "1", "routing": {"weights": [{"version": "2", "weight": 0.1}], "matches": [rule]}}
+    server.answers["POST /v1/functions/hello/aliases"] = Answer(201, row)
+    result = server.run("alias", "set", "hello", "prod", "1", "--weight", "2=0.1", "--match", json.dumps(rule))
+    assert result.stdout == "hello prod leads to 1\n"
+    assert json.loads(server.requests[-1].body) == row
+    server.answers["GET /v1/functions/hello/aliases/prod"] = server.answers["PATCH /v1/functions/hello/aliases/prod"] = Answer(200, row)
+    assert server.run("alias", "set", "hello", "prod", "1", "--description", "d").exit_code == 0
+    wanted = {"version": "1", "routing": {"weights": [], "matches": []}, "description": "d"}
+    assert (server.requests[-1].method, json.loads(server.requests[-1].body)) == ("PATCH", wanted)
+    server.answers["GET /v1/functions/hello/aliases"] = Answer(200, {"aliases": [row]})
+    assert "2 if invoke.headers.user exact vip, 10% to 2" in server.run("alias", "ls", "hello").stdout
+    server.answers["DELETE /v1/functions/hello/aliases/prod"] = Answer(204)
+    assert server.run("alias", "rm", "hello", "prod").stdout == "deleted hello prod\n"
+    for wrong in (["--weight", "2"], ["--weight", "2=x"], ["--match", "{"]):
+        assert server.run("alias", "set", "hello", "prod", "1", *wrong).exit_code == 2
+
+
+def test_a_routing_key_goes_along_as_a_header(server: Server) -> None:
+    server.answers["POST /v1/functions/hello/invocations"] = Answer(200, b"1", CALL_HEADERS)
+    assert server.run("invoke", "hello", "--qualifier", "prod", "--routing-key", '{"user": "vip"}').exit_code == 0
+    assert server.requests[-1].headers["X-Scf-Routing-Key"] == '{"user": "vip"}'
