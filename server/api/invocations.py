@@ -91,7 +91,6 @@ class FunctionInvocations:
             Parameter(
                 "X-Scf-Routing-Key",
                 f"A JSON object of strings, at most {MAX_ROUTING_KEY_BYTES} bytes, for the rules of an alias",
-                {"type": "string", "pattern": "^\\{.*\\}$", "maxLength": MAX_ROUTING_KEY_BYTES},
                 place="header",
             ),
         ),

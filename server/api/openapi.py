@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from sandbox.settings import Settings
 from server.api.auth import OPEN_PATHS
-from server.api.schemas import ALIAS, NAME, VERSION, reference, schemas
+from server.api.schemas import NAME, reference, schemas
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
 JSON: Final = "application/json"
@@ -159,8 +159,8 @@ QUALIFIER: Final = Parameter("qualifier", "A version's number, an alias, $LATEST
 NAMES: Final = {
     "name": Parameter("name", "A function's name", NAME, "path"),
     "namespace": Parameter("namespace", "A namespace's name", NAME, "path"),
-    "version": Parameter("version", "A version's number, or $LATEST", VERSION, "path"),
-    "alias": Parameter("alias", "An alias's name", ALIAS, "path"),
+    "version": Parameter("version", "A version's number, or $LATEST", place="path"),
+    "alias": Parameter("alias", "An alias's name", place="path"),
     "request_id": Parameter("request_id", "A call's id, as X-Scf-Request-Id gave it", place="path"),
 }
 

@@ -147,8 +147,9 @@ def _weight(value: Any) -> tuple[str, float]:
 
 
 def _match(value: Any) -> Match:
-    given = _item("matches", value, ("version", "key", "method", "expression"))
-    version, key, method, expression = (checked_text(f"routing.matches.{part}", given[part]) for part in given)
+    parts = ("version", "key", "method", "expression")
+    given = _item("matches", value, parts)
+    version, key, method, expression = (checked_text(f"routing.matches.{part}", given[part]) for part in parts)
     if not key.startswith(KEY_PREFIX) or key == KEY_PREFIX or len(key) > MAX_ROUTING_KEY_BYTES:
         raise BadRequest(f"routing.matches: the key {shown(key)} is not {KEY_PREFIX}NAME", field="routing.matches.key")
     if method not in get_args(Method):

@@ -6,6 +6,7 @@ A version has an id and workers of its own, so whatever becomes of `$LATEST`, it
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
@@ -20,6 +21,7 @@ from server.store.engine import writing
 from server.store.tables import functions
 from server.store.tables import versions as table
 
+NO_FIELDS: Final[Mapping[str, Any]] = {}
 IN_USE_HINT: Final = "change the alias, or delete with force"
 
 
@@ -30,12 +32,12 @@ class Versions:
         self._engine = engine
         self._settings = settings
 
-    def publish(self, name: str, payload: Any = None, namespace: str = DEFAULT_NAMESPACE) -> Function:
+    def publish(self, name: str, payload: Any = NO_FIELDS, namespace: str = DEFAULT_NAMESPACE) -> Function:
         """Freeze `$LATEST` as the next version, whether it has changed or not; from `{description}`, which else is the function's.
 
         Raises BadRequest, FunctionNotFound, NamespaceNotFound, LimitExceeded.
         """
-        given = checked_fields({} if payload is None else payload, ("description",))
+        given = checked_fields(payload, ("description",))
         description = checked_description(given["description"]) if "description" in given else None
         with writing(self._engine) as connection:
             function = hold(connection, name, namespace)

@@ -86,6 +86,11 @@ def test_a_rule_holds(method: str, expression: str, value: str, holds: bool) -> 
     assert checked_routing(routing.to_json()) == routing
 
 
+def test_the_order_of_a_rule_s_fields_does_not_matter() -> None:
+    turned = dict(reversed(rule("2", "user", "7").items()))
+    assert checked_routing({"matches": [turned]}) == checked_routing({"matches": [rule("2", "user", "7")]})
+
+
 def test_rules_come_before_weights_and_the_first_that_holds_wins() -> None:
     routing = checked_routing({**weighted("3", 1), "matches": [rule("2", "a", "x"), rule("4", "a", "x"), rule("5", "b", "y")]})
     assert [routing.choose("1", key, 0.0) for key in ({"a": "x", "b": "y"}, {"b": "y"}, {"c": "z"})] == ["2", "5", "3"]

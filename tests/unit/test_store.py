@@ -12,25 +12,32 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, func, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from sandbox.errors import ConfigError
 from sandbox.settings import Settings
-from server.errors import LimitExceeded
+from server.errors import ApiError, LimitExceeded
 from server.functions import CodeStore, Functions
+from server.functions.aliases import Aliases
+from server.functions.namespaces import Namespaces
+from server.functions.versions import Versions
 from server.records import Recorder, new_record
 from server.store import epoch, next_numbers, open_database, ping, rfc3339, utc_day, writing
 from server.store.tables import METADATA
+from server.store.tables import aliases as aliases_table
+from server.store.tables import versions as versions_table
+from tests.unit.test_functions import _at_once as all_at_once
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -268,6 +275,49 @@ def test_simultaneous_creations_do_not_pass_the_limit_on_postgresql(on_postgres:
     for thread in threads:
         thread.join()
     assert (functions.list()[0], len(refused)) == (4, 6)
+
+
+@pytest.mark.requires("postgresql")
+def test_versions_and_aliases_stay_whole_on_postgresql(on_postgres: tuple[Settings, Engine], zip_base64: str) -> None:
+    """Everything at once, several times over: numbers given once, no alias without its version, nothing of a deleted function."""
+    settings, engine = on_postgres
+    store = CodeStore(settings)
+    store.open()
+    functions, versions, aliases = Functions(engine, settings, store), Versions(engine, settings), Aliases(engine, settings)
+    namespaces = Namespaces(engine, settings)
+
+    def at_once(*works: Callable[[], object]) -> list[Any]:
+        return all_at_once(lambda number: works[number](), len(works))
+
+    for turn in range(5):
+        where = f"n{turn}"
+        namespaces.create({"name": where})
+        made = {"name": "hello", "runtime": "python3", "handler": "index.main", "code": {"zip": zip_base64}}
+        functions.create(made, where)
+        published = at_once(*[lambda where=where: versions.publish("hello", namespace=where)] * 6)
+        assert sorted(version.version for version in published) == ["1", "2", "3", "4", "5", "6"]
+        for number in ("1", "2"):
+            at_once(
+                lambda number=number, where=where: versions.delete("hello", number, where),
+                lambda number=number, where=where: aliases.create("hello", {"name": f"a{number}", "version": number}, where),
+            )
+        there = {version.version for version in versions.list("hello", where)[1]}
+        assert all(alias.version in there for alias in aliases.list("hello", where))
+        assert functions.target("hello", where, "$DEFAULT").function.version == "$LATEST"
+        at_once(
+            *[lambda where=where: versions.publish("hello", namespace=where)] * 3,
+            lambda where=where: aliases.create("hello", {"name": "late", "version": "6"}, where),
+            lambda where=where: functions.delete("hello", where),
+        )
+        with engine.connect() as connection:
+            assert [
+                connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (versions_table, aliases_table)
+            ] == [0, 0]
+        outcomes = at_once(lambda where=where, made=made: functions.create(made, where), lambda where=where: namespaces.delete(where))
+        assert sum(isinstance(outcome, ApiError) for outcome in outcomes) == 1
+        if where in [namespace.name for namespace in namespaces.list()]:
+            functions.delete("hello", where)
+            namespaces.delete(where)
 
 
 @pytest.fixture

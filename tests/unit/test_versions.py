@@ -187,6 +187,7 @@ async def test_versions_over_http(api: Any, hello: Any, client: rest.FakeClient)
     problem(await api.simulate_get(f"{VERSIONS}/3"), 404, "version_not_found")
     problem(await api.simulate_get(rest.HELLO, params={"qualifier": "3"}), 404)
     problem(await api.simulate_post(VERSIONS, json={"odd": 1}), 400)
+    problem(await api.simulate_post(VERSIONS, body=b"null"), 400)
     problem(await api.simulate_post(VERSIONS, body=b"["), 400, "invalid_json")
     problem(await api.simulate_delete(f"{VERSIONS}/$LATEST"), 409, "latest_version")
     assert client.retired == []

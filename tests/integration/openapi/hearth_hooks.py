@@ -67,8 +67,8 @@ def _improve_query(case: Any) -> None:
 
 
 def _improve_headers(case: Any) -> None:
-    key = (case.headers or {}).get(ROUTING_KEY)
-    if isinstance(key, str) and re.fullmatch(r"\{.*\}", key) and len(key) <= 1024:
+    """JSON in a header, which a schema can't ask for."""
+    if ROUTING_KEY in (case.headers or {}):
         case.headers[ROUTING_KEY] = '{"user": "7"}'
 
 
