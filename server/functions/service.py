@@ -149,6 +149,8 @@ class Functions:
             configuration = {**({} if copy_configuration else self._checks.defaults), **described}
             function = replace(source, **configuration, namespace=where, name=new_name, **_newborn())
             _add(connection, function)
+        if overwritten is not None:
+            self.collect_code()
         return function, overwritten
 
     def decode_code(self, value: Any) -> bytes:

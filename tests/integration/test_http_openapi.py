@@ -22,11 +22,15 @@ FOLDER = Path(__file__).parent / "openapi"
 ECHO = "def main_handler(event, context):\n    return event\n"
 EXAMPLES = 15
 SECONDS = 300
-#: Not said in a schema: `from` after `to`.
+#: Not said in a schema: `from` after `to`. The credential goes along with every request, also where a test means to leave it out.
 CONFIGURATION = """
 [[operations]]
 include-path = "/v1/usage"
 checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-path = "/v1/functions/{name}/invocations"
+checks.missing_required_header.enabled = false
 """
 
 
