@@ -23,6 +23,7 @@ from server.api.routes import routes
 from server.api.services import Runtime, Services
 from server.api.threads import Tasks, Threads
 from server.functions.codestore import CodeStore
+from server.functions.layers import Layers
 from server.functions.service import Functions
 from server.records.process import WriterProcess
 from server.records.recorder import Recorder
@@ -149,6 +150,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         client=client,
         engine=engine,
         functions=functions,
+        layers=Layers(engine, settings, codestore),
         recorder=recorder,
         cache=cache,
         calls=Calls(client, cache, recorder, metrics),

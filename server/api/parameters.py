@@ -12,7 +12,8 @@ import orjson
 
 from server.api.request import Request
 from server.errors import BadRequest, PayloadTooLarge
-from server.functions.checks import shown
+from server.functions.checks import checked_name, shown
+from server.functions.model import DEFAULT_NAMESPACE
 
 FLAGS: Final = ("0", "1", "false", "true")
 #: float() also takes underscores, spaces, words and other scripts' digits.
@@ -22,6 +23,19 @@ _NUMBER = re.compile(r"[0-9.eE+-]{1,40}", re.ASCII)
 def text(req: Request, name: str) -> str | None:
     """The parameter's (last) value, None when it is absent. An empty one is a value, and seldom a good one."""
     return req.get_param(name)
+
+
+def query(*, namespace: str) -> str:
+    """The query that a path of ours needs so that it is about that namespace."""
+    return "" if namespace == DEFAULT_NAMESPACE else f"?namespace={namespace}"
+
+
+def namespace(req: Request) -> str:
+    """The namespace that a request is about. Raises BadRequest for what can't be one."""
+    if not req.query_string:
+        return DEFAULT_NAMESPACE
+    value = text(req, "namespace")
+    return DEFAULT_NAMESPACE if value is None else checked_name(value, "namespace")
 
 
 def integer(req: Request, name: str, default: int, *, low: int, high: int) -> int:

@@ -18,6 +18,7 @@ from server.api.calls import Calls
 from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
+from server.functions.layers import Layers
 from server.functions.model import Function
 from server.functions.service import Functions
 from server.records.recorder import Recorder
@@ -51,6 +52,7 @@ class Services:
     client: Runtime
     engine: Engine
     functions: Functions
+    layers: Layers
     recorder: Recorder
     cache: FunctionCache
     calls: Calls

@@ -20,6 +20,7 @@ _VARIABLE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*", re.ASCII)
 RESERVED_PREFIXES: Final = ("SCF_", "QCLOUD_", "TENCENTCLOUD_")
 MAX_DESCRIPTION: Final = 1000
 MAX_INIT_TIMEOUT_SECONDS: Final = 300
+MAX_LAYER_VERSION: Final = 2**31 - 1
 MEMORY_STEP_MB: Final = 128
 SMALLEST_MEMORY_MB: Final = 64
 
@@ -56,6 +57,21 @@ def checked_name(value: Any, field: str = "name") -> str:
     )
 
 
+def checked_description(value: Any) -> str:
+    """Raises BadRequest."""
+    text = checked_text("description", value)
+    if len(text) > MAX_DESCRIPTION:
+        raise BadRequest(f"description: {len(text)} characters, limit {MAX_DESCRIPTION}", field="description")
+    return text
+
+
+def checked_fields(payload: Any, known: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that an object gives, those with null left out. Raises BadRequest for what is no object and for unknown fields."""
+    given = {key: value for key, value in _object(payload).items() if value is not None}
+    _refuse_unknown(given, known)
+    return given
+
+
 def shown(value: Any) -> str:
     """A value for a message: short and printable."""
     text = ascii(value)
@@ -78,7 +94,7 @@ class Checks:
             "environment": self._environment,
             "network": self._network,
             "layers": self._layers,
-            "description": self._description,
+            "description": checked_description,
         }
         self._defaults: dict[str, Any] = {
             "memory": settings.default_memory_mb,
@@ -142,10 +158,10 @@ class Checks:
         return {field: check(given[field]) for field, check in self._fields.items() if field in given}
 
     def _runtime(self, value: Any) -> str:
-        return normalised_runtime(_text("runtime", value))
+        return normalised_runtime(checked_text("runtime", value))
 
     def _handler(self, value: Any) -> str:
-        split_handler(_text("handler", value))
+        split_handler(checked_text("handler", value))
         return str(value)
 
     def _memory(self, value: Any) -> int:
@@ -164,7 +180,7 @@ class Checks:
             raise BadRequest(f"environment: {shown(value)} is not an object", field="environment", hint='{"KEY": "value"}')
         total = 0
         for key, text in value.items():
-            total += len(_variable(key).encode()) + len(_text(f"environment.{key}", text).encode())
+            total += len(_variable(key).encode()) + len(checked_text(f"environment.{key}", text).encode())
         if total > (limit := self._settings.limit_environment_bytes):
             raise BadRequest(f"environment: {total} bytes, limit {limit}", field="environment", code="environment_too_large")
         return dict(value)
@@ -174,18 +190,22 @@ class Checks:
             raise BadRequest(f"network: {shown(value)} is neither none nor nat", field="network")
         return str(value)
 
-    def _layers(self, value: Any) -> tuple[str, ...]:
+    def _layers(self, value: Any) -> tuple[tuple[str, int], ...]:
+        """(name, version) in order; whether they exist, `bindings` finds out."""
         if not isinstance(value, list):
             raise BadRequest(f"layers: {shown(value)} is not a list", field="layers")
-        if value:
-            raise BadRequest(f"layers: no layer {shown(value[0])}", field="layers", code="layer_not_found", hint="leave the list empty")
-        return ()
+        if len(value) > (limit := self._settings.limit_function_layers):
+            raise BadRequest(f"layers: {len(value)} of them, limit {limit}", field="layers", code="too_many_layers")
+        found = tuple(_layer(item) for item in value)
+        if len(set(found)) != len(found):
+            raise BadRequest("layers: the same version is there more than once", field="layers")
+        return found
 
-    def _description(self, value: Any) -> str:
-        text = _text("description", value)
-        if len(text) > MAX_DESCRIPTION:
-            raise BadRequest(f"description: {len(text)} characters, limit {MAX_DESCRIPTION}", field="description")
-        return text
+
+def _layer(item: Any) -> tuple[str, int]:
+    if not isinstance(item, Mapping) or set(item) != {"name", "version"} or not isinstance(item["name"], str):
+        raise BadRequest(f"layers: {shown(item)} is not a layer's version", field="layers", hint='{"name": "numpy", "version": 1}')
+    return item["name"], _integer("layers.version", item["version"], 1, MAX_LAYER_VERSION)
 
 
 def _object(payload: Any) -> Mapping[str, Any]:
@@ -205,7 +225,7 @@ def _refuse_triggers(value: Any) -> None:
         raise Unsupported("triggers are not available yet", field="triggers", hint="leave the list empty")
 
 
-def _text(field: str, value: Any) -> str:
+def checked_text(field: str, value: Any) -> str:
     """A string that a process's environment, a file name and every database can hold."""
     if not isinstance(value, str):
         raise BadRequest(f"{field}: {shown(value)} is not a string", field=field)

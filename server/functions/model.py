@@ -12,6 +12,22 @@ from sandbox.spec import FunctionSpec, Network
 from server.store.times import rfc3339
 
 LATEST: Final = "$LATEST"
+DEFAULT_NAMESPACE: Final = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUse:
+    """A layer's version as a function has it, whatever becomes of the version: `code` is its package's digest."""
+
+    name: str
+    version: int
+    code: str
+    unpacked_size: int
+    runtimes: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LayerUse:
+        return cls(**{**data, "runtimes": tuple(data["runtimes"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +51,7 @@ class Function:
     tmp: int
     environment: dict[str, str]
     network: Network
-    layers: tuple[str, ...]
+    layers: tuple[LayerUse, ...]
     description: str
     code: str
     code_size: int
@@ -48,7 +64,7 @@ class Function:
         shown = asdict(self)
         shown["code_sha256"] = shown.pop("code")
         return shown | {
-            "layers": list(self.layers),
+            "layers": [{"name": use.name, "version": use.version} for use in self.layers],
             "state": "Active",
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
@@ -71,7 +87,7 @@ class Function:
             init_timeout_seconds=self.init_timeout,
             concurrency=self.concurrency,
             environment=dict(self.environment),
-            layers=self.layers,
+            layers=tuple(use.code for use in self.layers),
             network=self.network,
         )
 
@@ -79,7 +95,7 @@ class Function:
         """The columns of the table `functions`."""
         row = asdict(self)
         del row["version"]  # a row of this table is always $LATEST
-        return row | {"environment": _text(self.environment), "layers": _text(list(self.layers))}
+        return row | {"environment": _text(self.environment), "layers": _text(row["layers"])}
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Function:
@@ -87,7 +103,7 @@ class Function:
         return cls(
             **{key: row[key] for key in known},
             environment=orjson.loads(row["environment"]),
-            layers=tuple(orjson.loads(row["layers"])),
+            layers=tuple(LayerUse.from_json(use) for use in orjson.loads(row["layers"])),
         )
 
 

@@ -1,9 +1,11 @@
 """The tables, as SQLAlchemy Core objects; `migrations/` makes them and a test keeps the two the same.
 
-    functions     one row a function, its `$LATEST`; code and layers by digest
-    invocations   one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
-    usage         one row a function and day
-    counters      named numbers; updating one holds its row until commit, which is our lock on every database
+    functions       one row a function, its `$LATEST`; code and layers by digest
+    layers          one row a layer that there is or was: the last number it gave out, which is never given again
+    layer_versions  one row a layer's version that there is
+    invocations     one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
+    usage           one row a function and day
+    counters        named numbers; updating one holds its row until commit, which is our lock on every database
 
 Sizes in MB or bytes, limits in whole seconds, times in float seconds since the epoch. JSON is text: the same on every
 database, and never queried into.
@@ -40,6 +42,29 @@ functions: Final = Table(
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     UniqueConstraint("namespace", "name", name="functions_name"),
+)
+
+layers: Final = Table(
+    "layers",
+    METADATA,
+    Column("namespace", String(60), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("last_version", Integer, nullable=False),
+)
+
+layer_versions: Final = Table(
+    "layer_versions",
+    METADATA,
+    Column("namespace", String(60), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("runtimes", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("license", Text, nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("code_size", BigInteger, nullable=False),
+    Column("unpacked_size", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
 )
 
 invocations: Final = Table(
@@ -79,6 +104,7 @@ counters: Final = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-#: Counters that the first migration makes: the last `seq` given out, and the lock that creating a function takes.
+#: Counters that migrations make: the last `seq` given out, and the locks that creating a function and publishing a layer take.
 INVOCATIONS_COUNTER: Final = "invocations"
 FUNCTIONS_COUNTER: Final = "functions"
+LAYERS_COUNTER: Final = "layers"
