@@ -18,7 +18,9 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]")
 BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 HANDLER = re.compile(r"[A-Za-z0-9_./-]{1,128}\.[A-Za-z_][A-Za-z0-9_]{0,127}")
 RUNTIME = re.compile(r"python[23](\.[0-9]{1,2})?", re.IGNORECASE)
+LAYER = re.compile(r"[A-Za-z]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 EXISTING = "hello"
+EXISTING_LAYER = {"name": "shared", "version": 1}
 
 
 def package() -> bytes:
@@ -46,9 +48,15 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 
 def _improve_path(case: Any) -> None:
-    name = (case.path_parameters or {}).get("name")
-    if isinstance(name, str) and NAME.fullmatch(name) and len(name) % 2 and case.method.upper() != "DELETE":
-        case.path_parameters["name"] = EXISTING
+    names = case.path_parameters or {}
+    if case.method.upper() == "DELETE":
+        return
+    for key, pattern, better in (("name", NAME, EXISTING), ("layer", LAYER, EXISTING_LAYER["name"])):
+        name = names.get(key)
+        if isinstance(name, str) and pattern.fullmatch(name) and len(name) % 2:
+            names[key] = better
+    if names.get("layer") == EXISTING_LAYER["name"] and str(names.get("layer_version", "")).isdecimal():
+        names["layer_version"] = EXISTING_LAYER["version"]
 
 
 def _improve_query(case: Any) -> None:
@@ -68,4 +76,12 @@ def _improved_body(body: dict[str, Any]) -> dict[str, Any]:
     for field, pattern, better in (("handler", HANDLER, "index.main_handler"), ("runtime", RUNTIME, "python3")):
         if field in changed:
             changed[field] = improved(changed[field], pattern, better)
+    if isinstance(changed.get("layers"), list) and changed["layers"] and all(map(_is_layer, changed["layers"])):
+        changed["layers"] = [EXISTING_LAYER]
     return changed
+
+
+def _is_layer(item: Any) -> bool:
+    """Whether it could be a layer's version, if only there were such a one."""
+    right = isinstance(item, dict) and set(item) == {"name", "version"} and isinstance(item["name"], str)
+    return right and bool(LAYER.fullmatch(item["name"])) and type(item["version"]) is int and 0 < item["version"] < 2**31
