@@ -70,10 +70,10 @@ class Layers:
         case aside. Raises BadRequest.
         """
         latest: dict[str, LayerVersion] = {}
-        for version in self._read(_in_namespace(namespace).order_by(table.c.name, table.c.version.desc()), runtimes):
+        for version in self._read(_in_namespace(namespace).order_by(table.c.version.desc()), runtimes):
             if search.lower() in version.name.lower():
                 latest.setdefault(version.name, version)
-        found = list(latest.values())
+        found = [latest[name] for name in sorted(latest)]  # databases differ in how they sort texts
         return len(found), found[offset:][:limit]
 
     def versions(self, name: str, namespace: str = "default", *, runtimes: Sequence[str] = ()) -> Sequence[LayerVersion]:

@@ -28,6 +28,8 @@ from sandbox.errors import ConfigError
 from sandbox.settings import Settings
 from server.errors import LimitExceeded
 from server.functions import CodeStore, Functions
+from server.functions.collection import used_digests
+from server.functions.layers import Layers
 from server.records import Recorder, new_record
 from server.store import epoch, next_numbers, open_database, ping, rfc3339, utc_day, writing
 from server.store.tables import METADATA
@@ -268,6 +270,41 @@ def test_simultaneous_creations_do_not_pass_the_limit_on_postgresql(on_postgres:
     for thread in threads:
         thread.join()
     assert (len(functions.list()), len(refused)) == (4, 6)
+
+
+@pytest.mark.requires("postgresql")
+def test_layers_work_on_postgresql(on_postgres: tuple[Settings, Engine], zip_base64: str) -> None:
+    settings, engine = on_postgres
+    settings = replace(settings, limit_layer_versions=4)
+    store = CodeStore(settings)
+    store.open()
+    layers, functions = Layers(engine, settings, store), Functions(engine, settings, store)
+    publication = {"runtimes": ["python3"], "code": {"zip": zip_base64}, "description": "ü"}
+    published: list[int] = []
+    start = threading.Barrier(8)
+
+    def publish() -> None:
+        start.wait()
+        try:
+            published.append(layers.publish("numpy", publication).version)
+        except LimitExceeded:
+            published.append(0)
+
+    threads = [threading.Thread(target=publish) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(published) == [0, 0, 0, 0, 1, 2, 3, 4]
+    layers.publish("Other", publication)
+    assert [version.name for version in layers.list()[1]] == ["Other", "numpy"]
+    bound = [{"name": "numpy", "version": 4}]
+    made = functions.create({"name": "hello", "runtime": "python3", "handler": "index.main", "code": {"zip": zip_base64}, "layers": bound})
+    layers.delete("numpy", 4)
+    assert layers.publish("numpy", publication).version == 5
+    assert functions.get("hello") == made and made.to_json()["layers"] == bound
+    with engine.connect() as connection:
+        assert used_digests(connection) == {made.code}
 
 
 @pytest.fixture

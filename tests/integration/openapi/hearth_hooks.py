@@ -50,6 +50,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 def _improve_path(case: Any) -> None:
     names = case.path_parameters or {}
     if case.method.upper() == "DELETE":
+        for key in ("name", "layer"):
+            if names.get(key) in (EXISTING, EXISTING_LAYER["name"]):
+                names[key] = "other"  # a link led here from the answer about one that the other cases need
         return
     for key, pattern, better in (("name", NAME, EXISTING), ("layer", LAYER, EXISTING_LAYER["name"])):
         name = names.get(key)
@@ -84,4 +87,4 @@ def _improved_body(body: dict[str, Any]) -> dict[str, Any]:
 def _is_layer(item: Any) -> bool:
     """Whether it could be a layer's version, if only there were such a one."""
     right = isinstance(item, dict) and set(item) == {"name", "version"} and isinstance(item["name"], str)
-    return right and bool(LAYER.fullmatch(item["name"])) and type(item["version"]) is int and 0 < item["version"] < 2**31
+    return right and bool(LAYER.fullmatch(item["name"])) and type(item["version"]) in (int, float) and 0 < item["version"] < 2**31
