@@ -378,6 +378,7 @@ def test_packages_are_kept_while_a_version_or_a_function_has_them(
             return set(store.collect(used_digests(connection), grace_seconds=0))
 
     version = layers.publish("aa", publication())
+    assert collected() == set()
     made = make(functions, ("aa", 1))
     assert collected() == set()
     layers.delete("aa", 1)
