@@ -1,7 +1,7 @@
 """A function's layers as one read-only mount for /opt, merged in order: later ones win.
 
-One layer is a bind of its directory, several are a read-only overlay of theirs, made anew for each sandbox: it costs about 50 us more than
-a bind, it is nobody's but the sandbox's, and it ends with it. No name for it exists on the host at any time, so nothing can be left.
+One layer is a bind of its directory, several are a read-only overlay of theirs, made anew for each sandbox: it costs 0.1 to 0.2 ms more
+than a bind, it is nobody's but the sandbox's, and it ends with it. No name for it exists on the host at any time, so nothing can be left.
 """
 
 from __future__ import annotations
