@@ -16,7 +16,8 @@ from pathlib import Path
 
 from sandbox import environment, plan, states
 from sandbox.cgroup import Limits
-from sandbox.errors import ImageError, LaunchError
+from sandbox.codestore import CodeStore
+from sandbox.errors import LaunchError
 from sandbox.image import Resolved
 from sandbox.kernel import filesystem
 from sandbox.launcherclient import LauncherClient
@@ -39,6 +40,7 @@ class Workshop:
     """What a factory takes from: each part is owned by the daemon's composition root."""
 
     settings: Settings
+    store: CodeStore
     slots: Slots
     networks: NetworkNamespaces
     launcher: LauncherClient
@@ -92,22 +94,8 @@ class Workshop:
         self.slots.give_back(sandbox.slot)
 
     def open_code(self, digest: str) -> int:
-        """A detached read-only mount of a package; ImageError if it is not there.
-
-        The state directory is the API's, so everything beneath it may have been exchanged: no symbolic link is followed there, the
-        store's own name included.
-        """
-        if not digest or "/" in digest or digest.startswith("."):
-            raise ImageError(f"{digest!r} is not a code digest")
-        state = os.open(self.settings.state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            directory = filesystem.open_beneath(state, f"{self.settings.code_dir.name}/{digest}", os.O_PATH | os.O_DIRECTORY)
-        except OSError as error:
-            raise ImageError(
-                f"code {digest[:12]} is not in the store: {os.strerror(error.errno or 0)}", hint="deploy the function again"
-            ) from error
-        finally:
-            os.close(state)
+        """A detached read-only mount of a package; ImageError if it is not there."""
+        directory = self.store.open(digest)
         try:
             return filesystem.clone_tree_read_only(directory)
         finally:

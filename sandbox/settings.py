@@ -55,6 +55,10 @@ class Settings:
     limit_inline_code_bytes: int = _setting(5 * 1024 * 1024, "zipped code inside a JSON body where SCF's old API has it, bytes", low=1)
     limit_unpacked_bytes: int = _setting(500 * 1024 * 1024, "unpacked code and layers, bytes", low=1)
     limit_unpacked_files: int = _setting(50_000, "files and directories in one package", low=1)
+    limit_layers: int = _setting(20, "layers in a namespace", low=0)
+    limit_layer_versions: int = _setting(200, "versions of one layer", low=1)
+    # 255 bytes of mount options at most: see kernel/filesystem.py
+    limit_function_layers: int = _setting(5, "layers of one function", low=0, high=10)
     limit_event_bytes: int = _setting(6 * 1024 * 1024, "event of a synchronous call, bytes", low=1)
     limit_async_event_bytes: int = _setting(128 * 1024, "event of an asynchronous call, bytes", low=1)
     limit_reply_bytes: int = _setting(6 * 1024 * 1024, "return value, bytes", low=1)

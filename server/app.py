@@ -24,6 +24,7 @@ from server.api.services import Runtime, Services
 from server.api.threads import Tasks, Threads
 from server.functions.aliases import Aliases
 from server.functions.codestore import CodeStore
+from server.functions.layers import Layers
 from server.functions.namespaces import Namespaces
 from server.functions.service import Functions
 from server.functions.versions import Versions
@@ -155,6 +156,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         namespaces=Namespaces(engine, settings),
         versions=Versions(engine, settings),
         aliases=Aliases(engine, settings),
+        layers=Layers(engine, settings, codestore),
         recorder=recorder,
         cache=cache,
         calls=Calls(client, cache, recorder, metrics),

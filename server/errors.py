@@ -7,7 +7,9 @@
     ├── NotFound              404
     │   ├── NamespaceNotFound        SCF 435
     │   ├── FunctionNotFound         SCF 435
-    │   └── QualifierNotFound        SCF 442
+    │   ├── QualifierNotFound        SCF 442
+    │   ├── LayerNotFound
+    │   └── LayerVersionNotFound
     ├── Conflict              409    it exists already, or was changed at the same time
     │   └── LimitExceeded            a count is at its limit
     └── PayloadTooLarge       413    SCF 406 for an event
@@ -117,6 +119,16 @@ class QualifierNotFound(NotFound):
     default_code = "qualifier_not_found"
     default_title = "No such version or alias"
     default_scf = 442
+
+
+class LayerNotFound(NotFound):
+    default_code = "layer_not_found"
+    default_title = "No such layer"
+
+
+class LayerVersionNotFound(NotFound):
+    default_code = "layer_version_not_found"
+    default_title = "No such version of the layer"
 
 
 class Conflict(_Fixed):

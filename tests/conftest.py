@@ -15,6 +15,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -79,6 +80,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "pids": lambda: "pids" in controllers(),
     "freezer": lambda: "freezer" in controllers() or (CGROUPS / "cgroup.controllers").exists(),
     "overlay": lambda: "overlay" in Path("/proc/filesystems").read_text().split(),
+    "python.h": lambda: Path(sysconfig.get_paths()["include"], "Python.h").exists(),
     "userns": lambda: Path("/proc/self/ns/user").exists(),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and importlib.util.find_spec("psycopg") is not None,
     "pypi": reaches_pypi,

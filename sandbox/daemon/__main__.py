@@ -22,6 +22,7 @@ import uvloop
 from sandbox import log, seccomp, settings
 from sandbox.cgroup import Cgroup, Driver, detect
 from sandbox.cgroup.governor import Governor
+from sandbox.codestore import CodeStore
 from sandbox.daemon import recovery
 from sandbox.daemon.leases import Leases
 from sandbox.daemon.listener import Listener
@@ -107,11 +108,12 @@ class Daemon:
             stage.mkdir(exist_ok=True)
             stack.callback(stage.rmdir)
             resolv_conf = nat.resolv_conf if nat else ""
-            workshop = Workshop(conf, slots, networks, launcher, loop, str(stage), joins, null, self._filters, resolv_conf)
+            store = CodeStore(conf)
+            workshop = Workshop(conf, store, slots, networks, launcher, loop, str(stage), joins, null, self._filters, resolv_conf)
             pool = SandboxPool(workshop)
             stack.push_async_callback(pool.close)
             gate = Gate(capacity_bytes(conf))
-            leases = Leases(conf, pool, gate, governor, Layers())
+            leases = Leases(conf, pool, gate, governor, Layers(store))
             listener = Listener(
                 conf, pool, leases, lambda: self._describe(pool, gate, leases, nat.describe() if nat else {"reason": why_not})
             )

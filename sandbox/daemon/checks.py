@@ -62,6 +62,8 @@ def checked_spec(data: Any, settings: Settings) -> FunctionSpec:
             raise LaunchError("request", f"specification: {name} {value!r} is not within {low} and {high}")
     if spec.network not in ("none", "nat"):
         raise LaunchError("request", f"specification: network {spec.network!r} is neither none nor nat")
+    if len(spec.layers) > settings.limit_function_layers:
+        raise LaunchError("request", f"specification: {len(spec.layers)} layers, limit {settings.limit_function_layers}")
     for digest in (spec.code, *spec.layers):
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise LaunchError("request", "specification: a code digest is not 16 to 128 letters and digits")

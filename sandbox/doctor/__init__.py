@@ -17,5 +17,5 @@ from sandbox.settings import Settings
 def examine(conf: Settings, *, fix: bool = False) -> Report:
     """Look at everything, after the removal if that is wanted. Raises OSError only where the kernel hides its own /proc."""
     fixed = sweep.fix(conf) if fix else []
-    found = (*host.checks(), *limits.checks(conf), *state.checks(conf), *network.checks(conf), *host.later())
+    found = (*host.checks(), *limits.checks(conf), *state.checks(conf), *network.checks(conf))
     return Report(conf.instance, conf.home, leaks.is_running(conf), found, tuple(leaks.findings(conf)), tuple(fixed))

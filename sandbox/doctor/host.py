@@ -1,4 +1,4 @@
-"""What the kernel and root can do here, each tried rather than guessed from a version; and what this release does not do yet."""
+"""What the kernel and root can do here, each tried rather than guessed from a version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from sandbox.kernel import features, survey
 
 KERNEL: Final = "kernel"
 HOST: Final = "host"
-LATER: Final = "not yet in this release"
 
 MINIMUM_KERNEL: Final = (5, 10)
 MINIMUM_PYTHON: Final = (3, 11)
@@ -45,17 +44,13 @@ def checks() -> Iterator[Check]:
     yield _tried("limited number of files in /tmp", "tmpfs nr_inodes", features.tried(features.tmpfs_inodes), without)
     without = "no function's code can be attached to a sandbox"
     yield _tried("code attached read-only", "open_tree, move_mount (5.2)", features.tried(features.detached_mounts), without)
+    without = "a function with more than one layer can't be started"
+    yield _tried("layers merged at /opt", "overlayfs, fsopen (5.2)", features.tried(features.overlayfs), without, required=False)
     yield _openat2()
     yield _pidfd()
     yield _seccomp()
     yield from _of_root()
     yield _python()
-
-
-def later() -> Iterator[Check]:
-    """What the design promises and this release does not have, whatever the host offers."""
-    works = features.tried(features.overlayfs) == 0
-    yield _later("layers merged at /opt", "overlayfs", works, "a function with layers is refused")
 
 
 def _kernel(release: str) -> Check:
@@ -64,8 +59,9 @@ def _kernel(release: str) -> Check:
     return judged(KERNEL, "kernel", "Linux 5.10", holds=holds, found=release, without="nobody has tried Hearth on an older one")
 
 
-def _tried(name: str, needs: str, errno: int, without: str) -> Check:
-    return judged(KERNEL, name, needs, holds=not errno, found="works" if not errno else os.strerror(errno), without=without)
+def _tried(name: str, needs: str, errno: int, without: str, *, required: bool = True) -> Check:
+    found = "works" if not errno else os.strerror(errno)
+    return judged(KERNEL, name, needs, holds=not errno, found=found, without=without, required=required)
 
 
 def _openat2() -> Check:
@@ -117,7 +113,3 @@ def _python() -> Check:
     return judged(
         HOST, "Python of Hearth itself", "Python 3.11", holds=holds, found=found, without="nobody has tried Hearth on an older one"
     )
-
-
-def _later(name: str, needs: str, is_here: bool, without: str) -> Check:
-    return Check(LATER, name, needs, "later", f"the host {'has' if is_here else 'lacks'} it", without)

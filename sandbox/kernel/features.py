@@ -71,11 +71,20 @@ def _scratch(data: str = "size=1m") -> None:
 
 
 def overlayfs() -> None:
-    """For `tried`: two read-only layers merged."""
+    """For `tried`: two directories merged, the first on top, and read-only."""
     _scratch()
-    for name in ("lower", "upper", "merged"):
+    for name in ("top", "bottom", "merged"):
         os.mkdir(name)
-    filesystem.mount("overlay", "merged", "overlay", k.MS_RDONLY, "lowerdir=lower:upper")
+    os.mkdir("bottom/below")
+    directories = [os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for name in ("top", "bottom")]
+    filesystem.move_mount(filesystem.merge_read_only(directories), "merged")
+    try:
+        os.mkdir("merged/written")
+    except OSError as error:
+        if error.errno == errno.EROFS and os.listdir("merged") == ["below"]:
+            return
+        raise
+    _raise(errno.EOPNOTSUPP)
 
 
 def tmpfs_inodes() -> None:

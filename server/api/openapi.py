@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from sandbox.settings import Settings
 from server.api.auth import OPEN_PATHS
-from server.api.schemas import NAME, reference, schemas
+from server.api.schemas import LAYER_NAME, LAYER_VERSION, NAME, reference, schemas
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
 JSON: Final = "application/json"
@@ -161,6 +161,8 @@ NAMES: Final = {
     "namespace": Parameter("namespace", "A namespace's name", NAME, "path"),
     "version": Parameter("version", "A version's number, or $LATEST", place="path"),
     "alias": Parameter("alias", "An alias's name", place="path"),
+    "layer": Parameter("layer", "A layer's name", LAYER_NAME, "path"),
+    "layer_version": Parameter("layer_version", "The number of a layer's version", LAYER_VERSION, "path"),
     "request_id": Parameter("request_id", "A call's id, as X-Scf-Request-Id gave it", place="path"),
 }
 

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sandbox.settings import Settings
-from server.functions.checks import MAX_DESCRIPTION, MAX_INIT_TIMEOUT_SECONDS, MEMORY_STEP_MB, RESERVED_PREFIXES, SMALLEST_MEMORY_MB
+from server.functions.checks import (
+    MAX_DESCRIPTION,
+    MAX_INIT_TIMEOUT_SECONDS,
+    MAX_LAYER_VERSION,
+    MEMORY_STEP_MB,
+    RESERVED_PREFIXES,
+    SMALLEST_MEMORY_MB,
+)
+from server.functions.layerchecks import MAX_LICENSE, MAX_RUNTIMES
 from server.functions.routing import MAX_RULES
 
 Schema = dict[str, Any]
@@ -23,6 +31,13 @@ BASE64: Final[Schema] = {
 }
 TEXT: Final[Schema] = {"type": "string", "pattern": "^[^\\u0000]*$"}
 NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]$"}
+LAYER_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?$"}
+LAYER_VERSION: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MAX_LAYER_VERSION}
+LAYER_RUNTIME: Final[Schema] = {
+    "type": "string",
+    "pattern": "^([Pp][Yy][Tt][Hh][Oo][Nn][23](\\.[0-9]{1,2})?|(Nodejs|Php|Go|Java)[0-9]{1,2}(\\.[0-9]{1,2})?|CustomRuntime|CustomImage)$",
+    "examples": ["Python3.9"],
+}
 
 VERSION: Final[Schema] = {"type": "string", "pattern": "^([1-9][0-9]{0,8}|\\$LATEST)$"}
 ALIAS: Final[Schema] = {"type": "string", "pattern": "^([A-Za-z][A-Za-z0-9_-]{0,63}|\\$DEFAULT)$"}
@@ -84,7 +99,14 @@ def configuration(settings: Settings) -> dict[str, Schema]:
             "additionalProperties": TEXT,
         },
         "network": {"type": "string", "enum": ["none", "nat"]},
-        "layers": {"type": "array", "items": STRING, "maxItems": 0},
+        "layers": {
+            "type": "array",
+            "items": {**reference("LayerUse"), "description": "of the same namespace"},
+            "maxItems": settings.limit_function_layers,
+            "uniqueItems": True,
+            "description": "merged at /opt in this order, later ones win; code and layers unpack to at most "
+            f"{settings.limit_unpacked_bytes} bytes",
+        },
         "description": {**TEXT, "maxLength": MAX_DESCRIPTION},
     }
 
@@ -112,6 +134,18 @@ def schemas(settings: Settings) -> dict[str, Schema]:
             ],
         },
         "FunctionCreation": {**_object(creation, ["name", "runtime", "handler", "code"]), "additionalProperties": False},
+        "LayerPublication": {
+            **_object(
+                {
+                    "runtimes": {"type": "array", "items": LAYER_RUNTIME, "minItems": 1, "maxItems": MAX_RUNTIMES},
+                    "code": reference("Code"),
+                    "description": nullable(fields["description"]),
+                    "license": nullable({**TEXT, "maxLength": MAX_LICENSE}),
+                },
+                ["runtimes", "code"],
+            ),
+            "additionalProperties": False,
+        },
         "FunctionChange": {**_object(fields), "additionalProperties": False},
         "VersionCreation": {**_object({"description": nullable(fields["description"])}), "additionalProperties": False},
         "Routing": ROUTING,
@@ -137,7 +171,7 @@ _CONFIGURATION: Final[dict[str, Schema]] = {
     "tmp": {**INTEGER, "description": "MB"},
     "environment": {"type": "object", "additionalProperties": STRING},
     "network": {"type": "string", "enum": ["none", "nat"]},
-    "layers": {"type": "array", "items": STRING},
+    "layers": {"type": "array", "items": reference("LayerUse")},
     "description": STRING,
 }
 
@@ -213,6 +247,22 @@ ANSWERS: Final[dict[str, Schema]] = {
         }
     ),
     "Namespace": _object({"name": NAME, "description": STRING, "created_at": TIME, "updated_at": TIME}),
+    "LayerUse": {**_object({"name": LAYER_NAME, "version": LAYER_VERSION}, ["name", "version"]), "additionalProperties": False},
+    "LayerVersion": _object(
+        {
+            "name": LAYER_NAME,
+            "namespace": STRING,
+            "version": INTEGER,
+            "runtimes": {"type": "array", "items": STRING},
+            "description": STRING,
+            "license": STRING,
+            "code_size": {**INTEGER, "description": "bytes of the zip"},
+            "code_sha256": {**STRING, "description": "of the zip"},
+            "unpacked_size": {**INTEGER, "description": "bytes of its files"},
+            "state": STRING,
+            "created_at": TIME,
+        }
+    ),
     "Record": _object(
         {
             "request_id": STRING,

@@ -20,6 +20,7 @@ from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
 from server.functions.aliases import Alias, Aliases
+from server.functions.layers import Layers
 from server.functions.model import Function
 from server.functions.namespaces import Namespaces
 from server.functions.service import Functions
@@ -59,6 +60,7 @@ class Services:
     namespaces: Namespaces
     versions: Versions
     aliases: Aliases
+    layers: Layers
     recorder: Recorder
     cache: FunctionCache
     calls: Calls

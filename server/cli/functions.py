@@ -10,6 +10,7 @@ import click
 
 from server.cli.client import Api, function_path, namespaced, open_api
 from server.cli.failure import WrongRequest
+from server.cli.layers import layer_version
 from server.cli.output import Column, as_json, print_json, print_pairs, print_table
 from server.cli.package import default_handler, pack
 
@@ -37,10 +38,22 @@ COLUMNS: list[Column] = [
 @click.option("--network", type=click.Choice(["none", "nat"]))
 @click.option("--description")
 @click.option("--env", "environment", multiple=True, metavar="K=V", help="Repeatable; replaces the whole environment.")
+@click.option("--layer", "layers", multiple=True, metavar="NAME:VERSION", help="Repeatable, later ones win; replaces all layers.")
+@click.option("--no-layers", is_flag=True, help="Take all layers away.")
 @namespaced
 @as_json
 @click.pass_context
-def deploy(context: click.Context, /, name: str, path: Path, environment: tuple[str, ...], json_output: bool, **options: Any) -> None:
+def deploy(
+    context: click.Context,
+    /,
+    name: str,
+    path: Path,
+    environment: tuple[str, ...],
+    layers: tuple[str, ...],
+    no_layers: bool,
+    json_output: bool,
+    **options: Any,
+) -> None:
     """Deploy PATH (a directory, a zip file or a single source file) as NAME.
 
     What an update doesn't mention stays as it is.
@@ -48,6 +61,10 @@ def deploy(context: click.Context, /, name: str, path: Path, environment: tuple[
     configuration = {key: value for key, value in options.items() if value is not None}
     if environment:
         configuration["environment"] = dict(_pair(item) for item in environment)
+    if layers and no_layers:
+        raise WrongRequest("--layer and --no-layers exclude each other")
+    if layers or no_layers:
+        configuration["layers"] = [layer_version(item) for item in layers]
     code = pack(path)
     api = open_api(context)
     if api.exists(function_path(name)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from server.cli import calls, functions, inspection, local, namespaces, versions
+from server.cli import calls, functions, inspection, layers, local, namespaces, versions
 from server.cli.demo import demo
 from server.cli.up import up
 
@@ -32,6 +32,7 @@ for command in (
     versions.version,
     versions.alias,
     namespaces.namespace,
+    layers.layer,
     inspection.ps,
     inspection.usage,
     inspection.token,

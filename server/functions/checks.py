@@ -20,6 +20,7 @@ _VARIABLE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*", re.ASCII)
 RESERVED_PREFIXES: Final = ("SCF_", "QCLOUD_", "TENCENTCLOUD_")
 MAX_DESCRIPTION: Final = 1000
 MAX_INIT_TIMEOUT_SECONDS: Final = 300
+MAX_LAYER_VERSION: Final = 2**31 - 1
 MEMORY_STEP_MB: Final = 128
 SMALLEST_MEMORY_MB: Final = 64
 
@@ -190,12 +191,22 @@ class Checks:
             raise BadRequest(f"network: {shown(value)} is neither none nor nat", field="network")
         return str(value)
 
-    def _layers(self, value: Any) -> tuple[str, ...]:
+    def _layers(self, value: Any) -> tuple[tuple[str, int], ...]:
+        """(name, version) in order; whether they exist, `bindings` finds out."""
         if not isinstance(value, list):
             raise BadRequest(f"layers: {shown(value)} is not a list", field="layers")
-        if value:
-            raise BadRequest(f"layers: no layer {shown(value[0])}", field="layers", code="layer_not_found", hint="leave the list empty")
-        return ()
+        if len(value) > (limit := self._settings.limit_function_layers):
+            raise BadRequest(f"layers: {len(value)} of them, limit {limit}", field="layers", code="too_many_layers")
+        found = tuple(_layer(item) for item in value)
+        if len(set(found)) != len(found):
+            raise BadRequest("layers: the same version is there more than once", field="layers")
+        return found
+
+
+def _layer(item: Any) -> tuple[str, int]:
+    if not isinstance(item, Mapping) or set(item) != {"name", "version"} or not isinstance(item["name"], str):
+        raise BadRequest(f"layers: {shown(item)} is not a layer's version", field="layers", hint='{"name": "numpy", "version": 1}')
+    return item["name"], _integer("layers.version", item["version"], 1, MAX_LAYER_VERSION)
 
 
 def _object(payload: Any, what: str = "the body") -> Mapping[str, Any]:

@@ -32,6 +32,7 @@ from server.functions.zipscan import Limits, open_zip, scan
 
 #: Longer than the longest call and the keep-alive of its worker: a sandbox of an old generation may still read its code.
 COLLECT_GRACE_SECONDS: Final = 3600.0
+SIZES_KEPT: Final = 4096
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY: Final = ".tmp-"
 
@@ -42,6 +43,7 @@ class CodeStore:
     def __init__(self, settings: Settings) -> None:
         self._root = settings.code_dir
         self._limits = Limits(settings.limit_unpacked_bytes, settings.limit_unpacked_files)
+        self._sizes: dict[str, int] = {}
 
     def open(self) -> None:
         """Make the directory where it is missing and sweep the uploads of dead processes."""
@@ -74,6 +76,15 @@ class CodeStore:
     def read_zip(self, digest: str) -> bytes:
         """The zip as it was uploaded. Raises NotFound."""
         return Path(f"{self.path(digest)}.zip").read_bytes()
+
+    def unpacked_bytes(self, digest: str) -> int:
+        """What the tree's files come to; counted once, since it never changes. Raises NotFound."""
+        tree = self.path(digest)
+        if digest not in self._sizes:
+            if len(self._sizes) >= SIZES_KEPT:
+                self._sizes.clear()
+            self._sizes[digest] = sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(tree) for name in names)
+        return self._sizes[digest]
 
     def check_handler(self, digest: str, handler: str, runtime: str) -> None:
         """Raise BadRequest when the package has no file for the handler; whether the name is in it, its first call tells."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,15 @@ def normalised_runtime(value: str) -> str:
         )
     major, minor = match.groups()
     return f"Python{major}.{int(minor)}" if minor else f"python{major}"
+
+
+def runs_on(runtime: str, declared: Iterable[str]) -> bool:
+    """Whether what declares these runtimes fits a function of `runtime`, both normalised; `python3` is any Python3.x, either way round."""
+    return any(runtime == one or _is_family(runtime, one) or _is_family(one, runtime) for one in declared)
+
+
+def _is_family(family: str, runtime: str) -> bool:
+    return family in ("python2", "python3") and runtime.lower().startswith(f"{family}.")
 
 
 def split_handler(value: str) -> tuple[str, str]:

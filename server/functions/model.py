@@ -38,6 +38,21 @@ _NOT_FROZEN: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class LayerUse:
+    """A layer's version as a function has it, whatever becomes of the version: `code` is its package's digest."""
+
+    name: str
+    version: int
+    code: str
+    unpacked_size: int
+    runtimes: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LayerUse:
+        return cls(**{**data, "runtimes": tuple(data["runtimes"])})
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
     """One generation of one function, or a version of it: then `version` is its number and `family` the function's id.
 
@@ -58,7 +73,7 @@ class Function:
     tmp: int
     environment: dict[str, str]
     network: Network
-    layers: tuple[str, ...]
+    layers: tuple[LayerUse, ...]
     description: str
     code: str
     code_size: int
@@ -73,7 +88,7 @@ class Function:
         shown["code_sha256"] = shown.pop("code")
         del shown["family"]
         return shown | {
-            "layers": list(self.layers),
+            "layers": [{"name": use.name, "version": use.version} for use in self.layers],
             "state": STATE,
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
@@ -96,7 +111,7 @@ class Function:
             init_timeout_seconds=self.init_timeout,
             concurrency=self.concurrency,
             environment=dict(self.environment),
-            layers=self.layers,
+            layers=tuple(use.code for use in self.layers),
             network=self.network,
             family=self.family,
         )
@@ -105,7 +120,7 @@ class Function:
         """The columns of the table `functions`."""
         row = asdict(self)
         del row["version"], row["family"]  # a row of this table is always $LATEST
-        return row | {"environment": _text(self.environment), "layers": _text(list(self.layers))}
+        return row | {"environment": _text(self.environment), "layers": _text(row["layers"])}
 
     def frozen(self, number: int, description: str | None, created_at: float) -> dict[str, Any]:
         """The columns of the table `versions` for a version that is published of this function now; its id is new."""
@@ -125,7 +140,7 @@ class Function:
         known = {field.name for field in fields(Function)} - _NOT_FROZEN
         frozen = {key: value for key, value in orjson.loads(row["configuration"]).items() if key in known}
         return Function(
-            **{**frozen, "layers": tuple(frozen["layers"])},
+            **{**frozen, "layers": _layers(frozen["layers"])},
             namespace=self.namespace,
             name=self.name,
             function_id=row["version_id"],
@@ -145,8 +160,12 @@ class Function:
         return cls(
             **{key: row[key] for key in known},
             environment=orjson.loads(row["environment"]),
-            layers=tuple(orjson.loads(row["layers"])),
+            layers=_layers(orjson.loads(row["layers"])),
         )
+
+
+def _layers(bound: list[dict[str, Any]]) -> tuple[LayerUse, ...]:
+    return tuple(LayerUse.from_json(use) for use in bound)
 
 
 def _text(value: Any) -> str:

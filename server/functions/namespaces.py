@@ -16,7 +16,7 @@ from server.errors import Conflict, LimitExceeded, NamespaceNotFound
 from server.functions.checks import checked_description, checked_fields, checked_name, is_name, shown
 from server.functions.model import DEFAULT_NAMESPACE
 from server.store.engine import next_numbers, writing
-from server.store.tables import FUNCTIONS_COUNTER, functions
+from server.store.tables import FUNCTIONS_COUNTER, LAYERS_COUNTER, functions, layer_versions, layers
 from server.store.tables import namespaces as table
 from server.store.times import rfc3339
 
@@ -77,15 +77,18 @@ class Namespaces:
             return _found(connection, name)
 
     def delete(self, name: str) -> None:
-        """Raises NamespaceNotFound, and Conflict for `default` and for one that has functions."""
+        """Raises NamespaceNotFound, and Conflict for `default` and for one that has functions or layers."""
         with writing(self._engine) as connection:
             next_numbers(connection, FUNCTIONS_COUNTER)
+            next_numbers(connection, LAYERS_COUNTER)
             found = _found(connection, name)
             if name == DEFAULT_NAMESPACE:
                 raise Conflict(f"namespace {name} can't be deleted", code="default_namespace")
-            inside = select(func.count()).select_from(functions).where(functions.c.namespace == name)
-            if count := connection.execute(inside).scalar_one():
-                raise Conflict(f"namespace {name} has {count} functions", code="namespace_not_empty", hint="delete them first")
+            for what, inside in (("functions", functions), ("layer versions", layer_versions)):
+                count = connection.execute(select(func.count()).select_from(inside).where(inside.c.namespace == name)).scalar_one()
+                if count:
+                    raise Conflict(f"namespace {name} has {count} {what}", code="namespace_not_empty", hint="delete them first")
+            connection.execute(delete(layers).where(layers.c.namespace == name))
             connection.execute(delete(table).where(table.c.name == found.name))
 
 

@@ -6,7 +6,6 @@ new. The package is unpacked before its transaction; one that no function came t
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,25 +15,24 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sandbox.log import pairs
 from sandbox.settings import Settings
 from server.errors import BadRequest, Conflict, FunctionNotFound, LimitExceeded
 from server.functions.aliases import Target, add_default, resolve
+from server.functions.bindings import Bindings
 from server.functions.checks import Checks, checked_description, checked_name
 from server.functions.codestore import CodeStore
+from server.functions.collection import collect_unused
 from server.functions.handlers import split_handler
 from server.functions.listing import NO_FILTERS, conditions, ordering
 from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 from server.functions.namespaces import require_namespace
 from server.functions.rows import find, missing
 from server.store.engine import next_numbers, writing
-from server.store.tables import FUNCTIONS_COUNTER, versions
+from server.store.tables import FUNCTIONS_COUNTER
 from server.store.tables import functions as table
 
 #: How often an update starts over after somebody else's came first, when the client has named no generation.
 UPDATE_ATTEMPTS: Final = 5
-
-_log = logging.getLogger(__name__)
 
 
 class Functions:
@@ -45,6 +43,7 @@ class Functions:
         self._settings = settings
         self._code = codestore
         self._checks = Checks(settings)
+        self._bindings = Bindings(settings, codestore)
 
     def create(self, payload: Any, namespace: str = DEFAULT_NAMESPACE) -> Function:
         """Make a function from REST's creation body. Raises BadRequest, PayloadTooLarge, Conflict, LimitExceeded,
@@ -54,8 +53,10 @@ class Functions:
         data = self._checks.code(payload["code"])
         with self._engine.connect() as connection:
             self._check_room(connection, configuration["name"], namespace)
+            configuration["layers"] = self._bindings.bound(connection, namespace, configuration["layers"])
         digest = self._code.put_zip(data, handler=configuration["handler"], runtime=configuration["runtime"])
         function = Function(namespace=namespace, code=digest, code_size=len(data), **configuration, **_newborn())
+        self._bindings.check(function)
         self._insert(function)
         return function
 
@@ -96,6 +97,8 @@ class Functions:
     def update(self, name: str, changes: Any, namespace: str = DEFAULT_NAMESPACE, *, expected_generation: int | None = None) -> Function:
         """Change the configuration. With `expected_generation`, only if that is still the current one, else Conflict."""
         checked = self._checks.changes(changes)
+        if checked.get("layers"):
+            self._code.unpacked_bytes(self.get(name, namespace).code)  # counted here once, and not while the database is ours
         return self._change(name, namespace, checked, expected_generation)
 
     def update_code(self, name: str, zip_bytes: bytes, handler: str | None = None, namespace: str = DEFAULT_NAMESPACE) -> Function:
@@ -105,6 +108,8 @@ class Functions:
         if handler is not None:
             split_handler(handler)
         digest = self._code.put_zip(zip_bytes, handler=handler or current.handler, runtime=current.runtime)
+        if current.layers:
+            self._code.unpacked_bytes(digest)  # counted here once, and not while the database is ours
         changes: dict[str, Any] = {"code": digest, "code_size": len(zip_bytes)}
         function = self._change(name, namespace, changes | ({} if handler is None else {"handler": handler}))
         self.collect_code()
@@ -158,14 +163,8 @@ class Functions:
         return self._checks.code(value)
 
     def collect_code(self) -> tuple[str, ...]:
-        """Let the code store remove what no function has used for its grace; a failure is logged, the next call tries again."""
-        try:
-            with self._engine.connect() as connection:
-                used = set(connection.execute(select(table.c.code).union(select(versions.c.code))).scalars())
-            return tuple(self._code.collect(used))
-        except OSError as error:
-            _log.warning(pairs("collecting unused code failed", error=error))
-            return ()
+        """Let the code store remove what nobody has used for its grace."""
+        return collect_unused(self._engine, self._code)
 
     def _check_room(self, connection: Connection, name: str, namespace: str) -> None:
         require_namespace(connection, namespace)
@@ -193,9 +192,12 @@ class Functions:
                 current = find(connection, name, namespace)
                 if expected is not None and current.generation != expected:
                     raise Conflict(f"function {name} is at generation {current.generation}, not {expected}", hint="read it again")
-                changed = replace(current, **changes, generation=current.generation + 1, updated_at=time.time())
+                settled = self._bindings.changed(connection, current, changes)
+                changed = replace(current, **settled, generation=current.generation + 1, updated_at=time.time())
                 if (changed.code, changed.handler, changed.runtime) != (current.code, current.handler, current.runtime):
                     self._code.check_handler(changed.code, changed.handler, changed.runtime)
+                if (changed.code, changed.layers, changed.runtime) != (current.code, current.layers, current.runtime):
+                    self._bindings.check(changed)
                 same = (table.c.function_id == current.function_id) & (table.c.generation == current.generation)
                 if connection.execute(update(table).where(same).values(changed.to_row())).rowcount:
                     return changed

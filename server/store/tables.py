@@ -1,12 +1,14 @@
 """The tables, as SQLAlchemy Core objects; `migrations/` makes them and a test keeps the two the same.
 
-    namespaces    one row a namespace; `default` is always there
-    functions     one row a function, its `$LATEST`; code and layers by digest
-    versions      one row a published version, frozen: `configuration` is JSON of what `$LATEST` had then
-    aliases       one row an alias; every function has one, `$DEFAULT`
-    invocations   one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
-    usage         one row a function and day
-    counters      named numbers; updating one holds its row until commit, which is our lock on every database
+    namespaces      one row a namespace; `default` is always there
+    functions       one row a function, its `$LATEST`; code and layers by digest
+    versions        one row a published version, frozen: `configuration` is JSON of what `$LATEST` had then
+    aliases         one row an alias; every function has one, `$DEFAULT`
+    layers          one row a layer that there is or was: the last number it gave out, which is never given again
+    layer_versions  one row a layer's version that there is
+    invocations     one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
+    usage           one row a function and day
+    counters        named numbers; updating one holds its row until commit, which is our lock on every database
 
 Sizes in MB or bytes, limits in whole seconds, times in float seconds since the epoch. JSON is text: the same on every
 database, and never queried into.
@@ -81,6 +83,29 @@ aliases: Final = Table(
     Column("updated_at", Double, nullable=False),
 )
 
+layers: Final = Table(
+    "layers",
+    METADATA,
+    Column("namespace", String(60), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("last_version", Integer, nullable=False),
+)
+
+layer_versions: Final = Table(
+    "layer_versions",
+    METADATA,
+    Column("namespace", String(60), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("runtimes", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("license", Text, nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("code_size", BigInteger, nullable=False),
+    Column("unpacked_size", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
 invocations: Final = Table(
     "invocations",
     METADATA,
@@ -118,7 +143,8 @@ counters: Final = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-#: Counters that the first migration makes: the last `seq` given out, and the lock that creating a
-#: function takes, and making or deleting a namespace.
+#: Counters that migrations make: the last `seq` given out, the lock that creating a function takes, and making or deleting a namespace, and
+#: the one that publishing a layer takes.
 INVOCATIONS_COUNTER: Final = "invocations"
 FUNCTIONS_COUNTER: Final = "functions"
+LAYERS_COUNTER: Final = "layers"

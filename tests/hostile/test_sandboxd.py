@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import resource
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -203,6 +204,37 @@ def test_a_link_in_the_store_is_not_followed(hearth: Instance, connect: Callable
     for target in ("/etc", "../../images/host/root", "/proc/1/root"):
         with planted(store(hearth) / ("f" * 64), target):
             assert_not_mounted(connect().ask(acquire("f" * 64)))
+
+
+def test_a_link_or_a_file_in_the_store_is_no_layer(hearth: Instance, digest: str, connect: Callable[..., Api]) -> None:
+    """The same for what is merged at /opt, alone and with another; the code itself is a good one."""
+    bad = "f" * 64
+    for place, layers in enumerate(([bad], [bad, digest], [digest, bad])):
+        with planted(store(hearth) / bad, "/etc"):
+            assert_not_mounted(connect().ask(acquire(digest, function_id=f"link {place}", layers=layers)))
+        (store(hearth) / bad).touch()
+        assert_not_mounted(connect().ask(acquire(digest, function_id=f"file {place}", layers=layers)))
+        (store(hearth) / bad).unlink()
+
+
+def test_what_overlays_mean_by_attributes_means_nothing_in_the_store(hearth: Instance, digest: str, connect: Callable[..., Api]) -> None:
+    """Documentation/filesystems/overlayfs.rst, userxattr: whoever owns the store can set user.overlay.*, to redirect or to hide."""
+    upper, lower = store(hearth) / ("d" * 64), store(hearth) / ("e" * 64)
+    for tree in (upper, lower):
+        (tree / "dir").mkdir(parents=True)
+        (tree / "dir" / tree.name[:1]).touch()
+    os.setxattr(upper / "dir", "user.overlay.opaque", b"y")
+    os.setxattr(upper / "dir", "user.overlay.redirect", b"/")
+    try:
+        api = connect()
+        lease = api.ask(acquire(digest, function_id="attributes", layers=[lower.name, upper.name]))
+        assert lease is not None and "lease" in lease
+        (row,) = [row for row in hearth.sandboxes("hostile") if row["state"] == "leased"]
+        assert sorted(os.listdir(f"/proc/{row['pid']}/root/opt/dir")) == ["d", "e"]
+    finally:
+        api.close()
+        for tree in (upper, lower):
+            shutil.rmtree(tree)
 
 
 def test_the_store_itself_exchanged_for_a_link_is_not_followed(

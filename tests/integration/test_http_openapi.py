@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.instance import Instance
+from tests.integration.instance import Instance, packed
 
 pytestmark = [pytest.mark.requires("root", "user", "memcg", "pids"), pytest.mark.shares_host]
 
@@ -36,6 +36,8 @@ checks.missing_required_header.enabled = false
 
 @pytest.fixture
 def hello(hearth: Instance) -> Iterator[str]:
+    layer = {"runtimes": ["python3", "python2"], "code": {"zip": packed({"shared.py": "X = 1"})}}
+    assert hearth.request("POST", "/v1/layers/shared/versions", json=layer).status == 201
     yield hearth.deploy(ECHO, name="hello")
     for function in hearth.request("GET", "/v1/functions").body["functions"]:
         hearth.delete(function["name"])

@@ -324,6 +324,7 @@ WRONG = [
     {"tmp": 0},
     {"network": "host"},
     {"layers": ["x"]},
+    {"layers": [{"name": "x", "version": 1}]},
     {"environment": {"SCF_X": "y"}},
     {"environment": {"A": "\0"}},
     {"environment": {"A": 1}},

@@ -878,6 +878,12 @@ async def test_the_openapi_document_has_every_path_with_its_parameters_and_answe
         ("/v1/functions/{name}/invocations", "post"),
         ("/v1/functions/{name}/invocations", "get"),
         ("/v1/functions/{name}/logs", "get"),
+        ("/v1/layers", "get"),
+        ("/v1/layers/{layer}/versions", "get"),
+        ("/v1/layers/{layer}/versions", "post"),
+        ("/v1/layers/{layer}/versions/{layer_version}", "get"),
+        ("/v1/layers/{layer}/versions/{layer_version}", "delete"),
+        ("/v1/layers/{layer}/versions/{layer_version}/content", "get"),
         ("/v1/invocations/{request_id}", "get"),
         ("/v1/sandboxes", "get"),
         ("/v1/images", "get"),
@@ -915,3 +921,87 @@ async def test_with_the_database_away_a_request_is_503(api: Any, app: App, monke
     result = await api.simulate_get(HELLO)
     problem(result, 503, "unavailable")
     assert "secret" not in result.text and result.headers["retry-after"] == "1"
+
+
+# Layers ---------------------------------------------------------------------------------------------------------------------
+
+NUMPY = "/v1/layers/numpy/versions"
+
+
+def publication(**changes: Any) -> dict[str, Any]:
+    return {"runtimes": ["Python3.9"], "code": {"zip": base64.b64encode(zipped("X = 1", "numpy.py")).decode()}, **changes}
+
+
+@pytest.fixture
+async def numpy(api: testing.ASGIConductor) -> dict[str, Any]:
+    result = await api.simulate_post(NUMPY, json=publication())
+    assert result.status_code == 201, result.text
+    version: dict[str, Any] = result.json
+    return version
+
+
+async def test_a_published_layer_is_found_by_every_path(api: Any, numpy: Any) -> None:
+    published = await api.simulate_post(NUMPY, json=publication(description="newer"))
+    assert published.headers["location"] == f"{NUMPY}/2"
+    latest = (await api.simulate_get(f"{NUMPY}/2")).json
+    assert latest == published.json and (await api.simulate_get(f"{NUMPY}/1")).json == numpy
+    assert (await api.simulate_get("/v1/layers")).json == {"layers": [latest], "total": 1}
+    assert (await api.simulate_get(NUMPY)).json == {"versions": [latest, numpy]}
+    content = await api.simulate_get(f"{NUMPY}/1/content")
+    assert (content.headers["content-type"], content.content) == ("application/zip", zipped("X = 1", "numpy.py"))
+    assert hashlib.sha256(content.content).hexdigest() == numpy["code_sha256"]
+
+
+async def test_layers_are_filtered_and_come_in_pages(api: Any, numpy: Any) -> None:
+    for name in ("pillow", "scipy"):
+        await api.simulate_post(f"/v1/layers/{name}/versions", json=publication(runtimes=["python2"]))
+
+    async def listed(**params: str) -> tuple[list[str], int]:
+        found = (await api.simulate_get("/v1/layers", params=params)).json
+        return [version["name"] for version in found["layers"]], found["total"]
+
+    assert await listed() == (["numpy", "pillow", "scipy"], 3)
+    assert await listed(offset="1", limit="1") == (["pillow"], 3)
+    assert await listed(search="PY") == (["numpy", "scipy"], 2)
+    assert await listed(runtime="Python2.7") == (["pillow", "scipy"], 2)
+    assert await listed(namespace="alice") == ([], 0)
+    for wrong in ({"limit": "-1"}, {"offset": "x"}, {"runtime": "Cobol"}, {"runtime": ""}, {"namespace": "-"}):
+        problem(await api.simulate_get("/v1/layers", params=wrong), 400)
+    assert (await api.simulate_get(NUMPY, params={"runtime": "Python2.7"})).json == {"versions": []}
+
+
+async def test_a_function_takes_layers_and_shows_them(api: Any, numpy: Any, client: FakeClient) -> None:
+    wanted = [{"name": "numpy", "version": 1}]
+    made = await api.simulate_post("/v1/functions", json=creation(layers=wanted))
+    assert (made.status_code, made.json["layers"]) == (201, wanted), made.text
+    assert (await api.simulate_get(HELLO)).json["layers"] == wanted
+    await api.simulate_post(CALL)
+    assert client.specs[-1].layers == (numpy["code_sha256"],)
+    changed = await api.simulate_patch(HELLO, json={"layers": []})
+    assert (changed.json["layers"], changed.json["generation"]) == ([], 2)
+    assert client.retired == [(made.json["function_id"], 2)]
+    problem(await api.simulate_patch(HELLO, json={"layers": [{"name": "numpy", "version": 2}]}), 400, "layer_version_not_found")
+
+
+async def test_a_deleted_version_is_gone(api: Any, numpy: Any) -> None:
+    assert (await api.simulate_delete(f"{NUMPY}/1")).status_code == 204
+    for result in (await api.simulate_get(f"{NUMPY}/1"), await api.simulate_delete(f"{NUMPY}/1"), await api.simulate_get(NUMPY)):
+        problem(result, 404, "layer_not_found")
+    assert (await api.simulate_post(NUMPY, json=publication())).json["version"] == 2
+    problem(await api.simulate_get(f"{NUMPY}/1/content"), 404, "layer_version_not_found")
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1.0", "\u0661", "9" * 30])
+async def test_what_is_no_number_is_no_version(api: Any, numpy: Any, number: str) -> None:
+    for path in (f"{NUMPY}/{number}", f"{NUMPY}/{number}/content"):
+        problem(await api.simulate_get(path), 404, "layer_version_not_found")
+
+
+async def test_a_layer_that_is_too_large_or_hostile_is_refused(api: Any) -> None:
+    large = {"zip": base64.b64encode(b"x" * 20_001).decode()}
+    problem(await api.simulate_post(NUMPY, json=publication(code=large)), 413, "code_too_large")
+    problem(await api.simulate_post(NUMPY, json=publication(description="x" * 200_000)), 413)
+    hostile = {"zip": base64.b64encode(zipped("x", "../x")).decode()}
+    assert "leads out" in problem(await api.simulate_post(NUMPY, json=publication(code=hostile)), 400, "invalid_code")["detail"]
+    problem(await api.simulate_post("/v1/layers/-/versions", json=publication()), 400)
+    problem(await api.simulate_get(NUMPY), 404, "layer_not_found")

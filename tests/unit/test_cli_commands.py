@@ -412,3 +412,68 @@ def test_a_routing_key_goes_along_as_a_header(server: Server) -> None:
     server.answers["POST /v1/functions/hello/invocations"] = Answer(200, b"1", CALL_HEADERS)
     assert server.run("invoke", "hello", "--qualifier", "prod", "--routing-key", '{"user": "vip"}').exit_code == 0
     assert server.requests[-1].headers["X-Scf-Routing-Key"] == '{"user": "vip"}'
+
+
+# Layers -------------------------------------------------------------------------------------------------------------------
+
+VERSION = {
+    "name": "numpy",
+    "version": 3,
+    "runtimes": ["Python3.9", "python2"],
+    "unpacked_size": 2**20,
+    "created_at": "2026-11-23T00:00:00Z",
+    "description": "",
+}
+
+
+def test_publishing_a_layer_sends_its_files_and_says_which_version_it_is(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "numpy.py").write_text("X = 1\n")
+    server.answers["POST /v1/layers/numpy/versions"] = Answer(201, VERSION)
+    command = ("layer", "publish", "numpy", str(tmp_path), "--runtime", "Python3.9", "--runtime", "python2", "--description", "fast")
+    done = server.run(*command)
+    assert (done.exit_code, done.output) == (0, "published numpy:3: Python3.9, python2, 1,048,576 bytes unpacked\n")
+    body = json.loads(server.requests[-1].body)
+    assert (body["runtimes"], body["description"], body["license"]) == (["Python3.9", "python2"], "fast", None)
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(body["code"]["zip"]))) as archive:
+        assert archive.namelist() == ["python/numpy.py"]
+    assert json.loads(server.run(*command, "--json").stdout) == VERSION
+    assert server.run("layer", "publish", "numpy", str(tmp_path)).exit_code == 2  # for no runtime
+
+
+def test_layers_and_their_versions_are_listed(server: Server) -> None:
+    server.answers["GET /v1/layers"] = Answer(200, {"layers": [VERSION], "total": 1})
+    server.answers["GET /v1/layers/numpy/versions"] = Answer(200, {"versions": [VERSION, {**VERSION, "version": 1}]})
+    done = server.run("layer", "ls", "--runtime", "Python3.9", "--search", "num")
+    assert "runtime=Python3.9" in server.requests[-1].path and "search=num" in server.requests[-1].path
+    headings, row = done.output.splitlines()
+    assert headings.split() == ["NAME", "VERSION", "RUNTIMES", "UNPACKED", "CREATED", "DESCRIPTION"]
+    assert row.split() == ["numpy", "3", "Python3.9,", "python2", "1.0", "MB", "2026-11-23T00:00:00Z", "-"]
+    assert [row["version"] for row in json.loads(server.run("layer", "versions", "numpy", "--json").stdout)] == [3, 1]
+
+
+def test_layer_versions_are_deleted_by_name_and_number(server: Server) -> None:
+    for number in (1, 2):
+        server.answers[f"DELETE /v1/layers/numpy/versions/{number}"] = Answer(204)
+    done = server.run("layer", "rm", "numpy:1", "numpy:2")
+    assert (done.exit_code, done.output) == (0, "deleted numpy:1\ndeleted numpy:2\n")
+    for wrong in ("numpy", "numpy:", ":1", "numpy:x", "numpy:-1"):
+        asked = len(server.requests)
+        assert server.run("layer", "rm", "numpy:1", wrong).exit_code == 2
+        assert len(server.requests) == asked  # nothing is deleted where one is wrong
+
+
+def test_deploy_names_layers_in_order_or_takes_them_away(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "index.py").write_text("def main_handler(event, context): pass\n")
+    server.answers["POST /v1/functions"] = Answer(201, FUNCTION)
+    assert server.run("deploy", "hello", str(tmp_path), "--layer", "numpy:3", "--layer", "a:1").exit_code == 0
+    wanted = [{"name": "numpy", "version": 3}, {"name": "a", "version": 1}]
+    assert json.loads(server.requests[-1].body)["layers"] == wanted
+    assert server.run("deploy", "hello", str(tmp_path)).exit_code == 0
+    assert "layers" not in json.loads(server.requests[-1].body)
+    server.answers |= {"GET /v1/functions/hello": Answer(200, FUNCTION), "PUT /v1/functions/hello/code": Answer(200, FUNCTION)}
+    server.answers["PATCH /v1/functions/hello"] = Answer(200, FUNCTION)
+    assert server.run("deploy", "hello", str(tmp_path), "--no-layers").exit_code == 0
+    assert json.loads(server.requests[-1].body) == {"layers": []}
+    assert server.run("deploy", "hello", str(tmp_path), "--no-layers", "--layer", "a:1").exit_code == 2
+    assert server.run("deploy", "hello", str(tmp_path), "--layer", "a").exit_code == 2

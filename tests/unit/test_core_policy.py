@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox import environment, keepalive, plan
+from sandbox.codestore import CodeStore
 from sandbox.daemon.checks import checked_spec
 from sandbox.errors import ImageError, LaunchError, NoCapacity, Throttled
 from sandbox.gate import MEGABYTE, Gate
@@ -466,6 +467,7 @@ BAD: list[tuple[str, Any]] = [
     ("layers", ["../x"]),
     ("layers", [5]),
     ("layers", 5),
+    ("layers", [f"{n:064x}" for n in range(6)]),
     ("layers", "abc"),
     ("environment", []),
     ("environment", {"A": 1}),
@@ -493,10 +495,29 @@ def test_what_is_no_specification_is_refused(data: Any) -> None:
 # ---- layers ------------------------------------------------------------------------------------------------------
 
 
-def test_a_function_without_layers_needs_no_mount() -> None:
-    assert Layers().mount(()) is None
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A state directory with an empty code store."""
+    conf = Settings(home=str(tmp_path))
+    conf.code_dir.mkdir(parents=True)
+    return conf.code_dir
 
 
-def test_a_layer_that_is_not_there_is_named() -> None:
-    with pytest.raises(ImageError, match="abcdef012345 is not in the store"):
-        Layers().mount(("abcdef0123456789",))
+def mounted(store: Path, *digests: str) -> int | None:
+    return Layers(CodeStore(Settings(home=str(store.parents[1])))).mount(digests)
+
+
+def test_a_function_without_layers_needs_no_mount(store: Path) -> None:
+    assert mounted(store) is None
+
+
+@pytest.mark.parametrize("digest", ["abcdef0123456789", "..", "a/b", ""])
+def test_a_layer_that_is_not_there_is_named(store: Path, digest: str) -> None:
+    with pytest.raises(ImageError, match=r"layer abcdef012345 is not in the store|is not a layer digest"):
+        mounted(store, "f" * 64, digest)
+
+
+def test_a_layer_is_not_looked_for_behind_a_link(store: Path) -> None:
+    (store / ("f" * 64)).symlink_to("/etc")
+    with pytest.raises(ImageError, match="symbolic"):
+        mounted(store, "f" * 64)

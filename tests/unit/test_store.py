@@ -30,6 +30,8 @@ from sandbox.settings import Settings
 from server.errors import ApiError, LimitExceeded
 from server.functions import CodeStore, Functions
 from server.functions.aliases import Aliases
+from server.functions.collection import used_digests
+from server.functions.layers import Layers
 from server.functions.namespaces import Namespaces
 from server.functions.versions import Versions
 from server.records import Recorder, new_record
@@ -127,7 +129,7 @@ def test_several_processes_may_start_at_once(settings: Settings) -> None:
     assert outcomes == [("", 0)] * 3
     engine = open_database(settings)
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM counters")).scalar_one() == 2
+        assert connection.execute(text("SELECT count(*) FROM counters")).scalar_one() == 3
     engine.dispose()
 
 
@@ -318,6 +320,41 @@ def test_versions_and_aliases_stay_whole_on_postgresql(on_postgres: tuple[Settin
         if where in [namespace.name for namespace in namespaces.list()]:
             functions.delete("hello", where)
             namespaces.delete(where)
+
+
+@pytest.mark.requires("postgresql")
+def test_layers_work_on_postgresql(on_postgres: tuple[Settings, Engine], zip_base64: str) -> None:
+    settings, engine = on_postgres
+    settings = replace(settings, limit_layer_versions=4)
+    store = CodeStore(settings)
+    store.open()
+    layers, functions = Layers(engine, settings, store), Functions(engine, settings, store)
+    publication = {"runtimes": ["python3"], "code": {"zip": zip_base64}, "description": "ü"}
+    published: list[int] = []
+    start = threading.Barrier(8)
+
+    def publish() -> None:
+        start.wait()
+        try:
+            published.append(layers.publish("numpy", publication).version)
+        except LimitExceeded:
+            published.append(0)
+
+    threads = [threading.Thread(target=publish) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(published) == [0, 0, 0, 0, 1, 2, 3, 4]
+    layers.publish("Other", publication)
+    assert [version.name for version in layers.list()[1]] == ["Other", "numpy"]
+    bound = [{"name": "numpy", "version": 4}]
+    made = functions.create({"name": "hello", "runtime": "python3", "handler": "index.main", "code": {"zip": zip_base64}, "layers": bound})
+    layers.delete("numpy", 4)
+    assert layers.publish("numpy", publication).version == 5
+    assert functions.get("hello") == made and made.to_json()["layers"] == bound
+    with engine.connect() as connection:
+        assert used_digests(connection) == {made.code}
 
 
 @pytest.fixture

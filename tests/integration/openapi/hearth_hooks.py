@@ -20,7 +20,9 @@ HANDLER = re.compile(r"[A-Za-z0-9_./-]{1,128}\.[A-Za-z_][A-Za-z0-9_]{0,127}")
 RUNTIME = re.compile(r"python[23](\.[0-9]{1,2})?", re.IGNORECASE)
 RANGE = re.compile(r"\(-?[0-9]+,-?[0-9]+\)|\[-?[0-9]+,-?[0-9]+\]")
 ROUTING_KEY = "X-Scf-Routing-Key"
+LAYER = re.compile(r"[A-Za-z]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 EXISTING = "hello"
+EXISTING_LAYER = {"name": "shared", "version": 1}
 
 
 def package() -> bytes:
@@ -49,9 +51,18 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 
 def _improve_path(case: Any) -> None:
-    name = (case.path_parameters or {}).get("name")
-    if isinstance(name, str) and NAME.fullmatch(name) and len(name) % 2 and case.method.upper() != "DELETE":
-        case.path_parameters["name"] = EXISTING
+    names = case.path_parameters or {}
+    if case.method.upper() == "DELETE":
+        for key in ("name", "layer"):
+            if names.get(key) in (EXISTING, EXISTING_LAYER["name"]):
+                names[key] = "other"  # a link led here from the answer about one that the other cases need
+        return
+    for key, pattern, better in (("name", NAME, EXISTING), ("layer", LAYER, EXISTING_LAYER["name"])):
+        name = names.get(key)
+        if isinstance(name, str) and pattern.fullmatch(name) and len(name) % 2:
+            names[key] = better
+    if names.get("layer") == EXISTING_LAYER["name"] and str(names.get("layer_version", "")).isdecimal():
+        names["layer_version"] = EXISTING_LAYER["version"]
 
 
 def _improve_query(case: Any) -> None:
@@ -84,4 +95,12 @@ def _improved_body(body: dict[str, Any]) -> dict[str, Any]:
     for rule in routing.get("matches") or [] if isinstance(routing, dict) else []:
         if isinstance(rule, dict) and rule.get("method") == "range":
             rule["expression"] = improved(rule.get("expression"), RANGE, "[1,5]")
+    if isinstance(changed.get("layers"), list) and changed["layers"] and all(map(_is_layer, changed["layers"])):
+        changed["layers"] = [EXISTING_LAYER]
     return changed
+
+
+def _is_layer(item: Any) -> bool:
+    """Whether it could be a layer's version, if only there were such a one."""
+    right = isinstance(item, dict) and set(item) == {"name", "version"} and isinstance(item["name"], str)
+    return right and bool(LAYER.fullmatch(item["name"])) and type(item["version"]) in (int, float) and 0 < item["version"] < 2**31
