@@ -23,6 +23,10 @@ class FunctionSpec:
     `function_id` is never reused, `generation` grows with every change of code or configuration.
     `code` is the digest of a directory in the code store; `layers` are digests, merged at /opt in order.
     `runtime` as SCF spells it, case-insensitive ("Python3.6", "python3"). Sizes in MB, times in seconds.
+
+    `family` is the id of the function whose versions are counted together; empty: its own. `reserved_mb` is the family's private share of
+    its namespace's memory (None: it has none), `unreserved_mb` what the functions without one share (None: no bound of the namespace's).
+    Both are as of `quota_epoch`, which grows with every change of a quota in the namespace.
     """
 
     function_id: str
@@ -41,6 +45,14 @@ class FunctionSpec:
     environment: dict[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     network: Network = "nat"
+    family: str = ""
+    quota_epoch: int = 0
+    reserved_mb: int | None = None
+    unreserved_mb: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.family:
+            object.__setattr__(self, "family", self.function_id)  # a frozen one's own way to finish itself
 
     @property
     def needs_exec(self) -> bool:
