@@ -32,10 +32,17 @@ class Known:
 
 
 class FunctionCache:
-    """One process's. `get(name, namespace, qualifier)` is `Functions.get`, blocking."""
+    """One process's. `get(name, namespace, qualifier)` is `Functions.get`, `bounded` `Concurrency.bounded`; both are blocking."""
 
-    def __init__(self, get: Callable[[str, str, str], Function], threads: Threads, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._get, self._threads, self._clock = get, threads, clock
+    def __init__(
+        self,
+        get: Callable[[str, str, str], Function],
+        threads: Threads,
+        *,
+        bounded: Callable[[FunctionSpec], FunctionSpec] = lambda spec: spec,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._get, self._bounded, self._threads, self._clock = get, bounded, threads, clock
         self._known: dict[Key, Known] = {}
         self._asking: dict[Key, asyncio.Task[Known]] = {}
         self._changes = 0
@@ -63,13 +70,17 @@ class FunctionCache:
 
     async def _ask(self, key: Key) -> Known:
         changes = self._changes
-        function = await self._threads.run(self._get, key[0], "default", key[1])
-        known = Known(function, function.spec(), self._clock() + TTL_SECONDS)
+        function, spec = await self._threads.run(self._look, key)
+        known = Known(function, spec, self._clock() + TTL_SECONDS)
         if changes == self._changes:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[key] = known
         return known
+
+    def _look(self, key: Key) -> tuple[Function, FunctionSpec]:
+        function = self._get(key[0], "default", key[1])
+        return function, self._bounded(function.spec())
 
     def _asked(self, key: Key, task: asyncio.Task[Any]) -> None:
         if self._asking.get(key) is task:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from sandbox.settings import Settings
 from server.api.auth import OPEN_PATHS
-from server.api.schemas import NAME, reference, schemas
+from server.api.schemas import NAME, VERSION, reference, schemas
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
 JSON: Final = "application/json"
@@ -152,8 +152,11 @@ def _operation(path: str, method: str, responder: Callable[..., Any]) -> dict[st
     return shown | {"responses": {str(status): responses[status] for status in sorted(responses)}}
 
 
+NAMESPACE: Final = Parameter("namespace", "Whose they are", {**NAME, "default": "default"})
+
 NAMES: Final = {
     "name": Parameter("name", "A function's name", NAME, "path"),
+    "version": Parameter("version", "A version's number, or $LATEST", VERSION, "path"),
     "request_id": Parameter("request_id", "A call's id, as X-Scf-Request-Id gave it", place="path"),
 }
 

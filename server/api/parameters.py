@@ -12,7 +12,8 @@ import orjson
 
 from server.api.request import Request
 from server.errors import BadRequest, PayloadTooLarge
-from server.functions.checks import shown
+from server.functions.checks import checked_name, shown
+from server.functions.model import DEFAULT_NAMESPACE
 
 FLAGS: Final = ("0", "1", "false", "true")
 #: float() also takes underscores, spaces, words and other scripts' digits.
@@ -74,6 +75,14 @@ def day(req: Request, name: str) -> str | None:
 
 def _not_a_day(name: str, value: str) -> BadRequest:
     return BadRequest(f"{name}: {shown(value)} is not a day", field=name, hint="as in 2026-11-23")
+
+
+def namespace(req: Request) -> str:
+    """The namespace that a request is about. Raises BadRequest for what can't be one."""
+    if not req.query_string:
+        return DEFAULT_NAMESPACE
+    value = text(req, "namespace")
+    return DEFAULT_NAMESPACE if value is None else checked_name(value, "namespace")
 
 
 def whole(data: bytes | None, limit_bytes: int, what: str) -> bytes:

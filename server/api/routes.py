@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.api.concurrency import Account, FunctionConcurrency, VersionProvisioned
 from server.api.functions import FunctionCode, FunctionItem, FunctionList
 from server.api.health import Health, MetricsPage, OpenApi, Readiness
 from server.api.host import Images, Sandboxes, Usage
@@ -16,11 +17,14 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/functions/{name}": FunctionItem(services),
         "/v1/functions/{name}/code": FunctionCode(services),
         "/v1/functions/{name}/invocations": FunctionInvocations(services),
+        "/v1/functions/{name}/concurrency": FunctionConcurrency(services),
+        "/v1/functions/{name}/versions/{version}/provisioned": VersionProvisioned(services),
         "/v1/functions/{name}/logs": FunctionLogs(services),
         "/v1/invocations/{request_id}": Invocation(services),
         "/v1/sandboxes": Sandboxes(services),
         "/v1/images": Images(services),
         "/v1/usage": Usage(services),
+        "/v1/account": Account(services),
         "/healthz": Health(),
         "/readyz": Readiness(services),
         "/metrics": MetricsPage(services),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -18,7 +18,10 @@ from server.api.calls import Calls
 from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
+from server.functions.concurrency import Concurrency, QuotaChange
 from server.functions.model import Function
+from server.functions.provisions import Provisions, Target
+from server.functions.reconciler import Reconciler
 from server.functions.service import Functions
 from server.records.recorder import Recorder
 
@@ -41,6 +44,12 @@ class Runtime(Protocol):
     async def retire(self, function_id: str, generation: int | None) -> None: ...
     async def describe(self) -> dict[str, Any]: ...
     async def resolve(self, runtime: str) -> dict[str, Any]: ...
+    async def quota(self, namespace: str, epoch: int, family: str = "", *, is_reserved: bool = False) -> None: ...
+    async def provision(
+        self, spec: FunctionSpec, number: int, *, purpose: str = ..., revision: int = 0, seconds: float | None = None
+    ) -> None: ...
+    async def unprovision(self, function_id: str, *, purpose: str = ..., revision: int = 0) -> None: ...
+    async def provisions(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(slots=True)
@@ -51,6 +60,9 @@ class Services:
     client: Runtime
     engine: Engine
     functions: Functions
+    concurrency: Concurrency
+    provisions: Provisions
+    reconciler: Reconciler
     recorder: Recorder
     cache: FunctionCache
     calls: Calls
@@ -76,6 +88,48 @@ class Services:
             # It has no worker of the old one when it comes back, and every acquire names its generation.
             _log.warning(pairs("sandboxd was not told of a change", function=function.name, error=str(error) or "no answer"))
         return function
+
+    async def change_quota(self, blocking: Callable[[], QuotaChange]) -> QuotaChange:
+        """The same for a change of a quota: when this returns, no call is admitted by an older one on this machine."""
+        return await self.changes.finish(self._change_quota(blocking))
+
+    async def _change_quota(self, blocking: Callable[[], QuotaChange]) -> QuotaChange:
+        change = await self.lookups.run(blocking)
+        self.cache.forget(None)
+        await self._tell(self.client.quota(change.namespace, change.epoch, change.family, is_reserved=change.is_reserved))
+        return change
+
+    async def provision(self, blocking: Callable[[], Target]) -> Target:
+        """Change what is provisioned of a version, and begin with it."""
+        return await self.changes.finish(self._provision(blocking))
+
+    async def _provision(self, blocking: Callable[[], Target]) -> Target:
+        target = await self.lookups.run(blocking)
+        await self._tell(self.reconciler.push(target))
+        return target
+
+    async def unprovision(self, blocking: Callable[[], tuple[str, int]]) -> None:
+        await self.changes.finish(self._unprovision(blocking))
+
+    async def _unprovision(self, blocking: Callable[[], tuple[str, int]]) -> None:
+        function_id, revision = await self.lookups.run(blocking)
+        await self._tell(self.client.unprovision(function_id, revision=revision))
+
+    async def _tell(self, telling: Coroutine[Any, Any, None]) -> None:
+        """What is committed holds although sandboxd can't be told: quotas come with the next call, the reconciler does the rest."""
+        try:
+            async with asyncio.timeout(RETIRE_SECONDS):
+                await telling
+        except (SandboxError, TimeoutError) as error:
+            _log.warning(pairs("sandboxd was not told of a change", error=str(error) or "no answer"))
+
+    async def provisioned(self) -> dict[str, dict[str, Any]]:
+        """What sandboxd has of what is provisioned, by the version's `function_id`. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                return {row["function_id"]: row for row in await self.client.provisions()}
+        except TimeoutError:
+            raise Unavailable(f"sandboxd did not answer within {DESCRIBE_SECONDS:g} s") from None
 
     async def served_by(self, runtime: str) -> dict[str, Any] | None:
         """{"image", "runtime"} that serve this runtime now; None where no image does, or while sandboxd is away."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from server.cli import calls, functions, inspection, local
+from server.cli import calls, concurrency, functions, inspection, local
 from server.cli.demo import demo
 from server.cli.up import up
 
@@ -29,6 +29,9 @@ for command in (
     functions.ls,
     functions.describe,
     functions.rm,
+    concurrency.concurrency,
+    concurrency.provisioned,
+    concurrency.account,
     inspection.ps,
     inspection.usage,
     inspection.token,

@@ -12,6 +12,7 @@ from sandbox.spec import FunctionSpec, Network
 from server.store.times import rfc3339
 
 LATEST: Final = "$LATEST"
+DEFAULT_NAMESPACE: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)

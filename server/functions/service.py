@@ -22,6 +22,7 @@ from server.functions.checks import Checks, checked_name, is_name
 from server.functions.codestore import CodeStore
 from server.functions.handlers import split_handler
 from server.functions.model import LATEST, Function
+from server.functions.quotas import forget_function
 from server.store.engine import next_numbers, writing
 from server.store.tables import FUNCTIONS_COUNTER
 from server.store.tables import functions as table
@@ -102,6 +103,7 @@ class Functions:
             function = self._find(connection, name, namespace)
             if not connection.execute(delete(table).where(table.c.function_id == function.function_id)).rowcount:
                 raise _missing(name)
+            forget_function(connection, function.function_id, namespace)
         self.collect_code()
         return function
 

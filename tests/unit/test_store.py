@@ -120,7 +120,7 @@ def test_several_processes_may_start_at_once(settings: Settings) -> None:
     assert outcomes == [("", 0)] * 3
     engine = open_database(settings)
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM counters")).scalar_one() == 2
+        assert connection.execute(text("SELECT count(*) FROM counters")).scalar_one() == 3
     engine.dispose()
 
 
