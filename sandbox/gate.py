@@ -20,8 +20,8 @@ from sandbox.errors import NoCapacity, StaleFunction, Throttled
 from sandbox.spec import FunctionSpec
 
 MEGABYTE = 1024 * 1024
-#: More than an installation has; what is forgotten is as good as new.
-NAMESPACES_KEPT = 4096
+#: Of namespaces and of functions: more than are called in a while. What has no call and is forgotten is as good as new.
+KEPT = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +34,10 @@ class Namespace:
 
 @dataclass(slots=True, eq=False)
 class Family:
-    """A function over all its versions, as long as a call of it runs. `is_shared`: its calls count in the namespace's `shared_mb`."""
+    """A function over all its versions. It stays after its last call, since making one costs as much as counting.
+
+    `is_shared`: its calls count in the namespace's `shared_mb`.
+    """
 
     namespace: Namespace
     is_shared: bool
@@ -88,7 +91,7 @@ class Gate:
             self.check_room(memory_bytes)
         is_shared = reserved_mb is None
         if family is None:
-            family = self.families[spec.family] = Family(namespace, is_shared)
+            family = self._family(spec, namespace, is_shared=is_shared)
         elif family.is_shared != is_shared:
             family.to_share(is_shared=is_shared)
         family.calls = calls + 1
@@ -104,8 +107,6 @@ class Gate:
         family.running_mb -= spec.memory_mb
         if family.is_shared:
             family.namespace.shared_mb -= spec.memory_mb
-        if not family.calls:
-            del self.families[spec.family]
         self.running_bytes -= spec.memory_mb * MEGABYTE
 
     def check_room(self, memory_bytes: int) -> None:
@@ -141,10 +142,20 @@ class Gate:
         return known
 
     def _add(self, name: str, epoch: int) -> Namespace:
-        if len(self.namespaces) >= NAMESPACES_KEPT:
+        if len(self.namespaces) >= KEPT:
+            self._forget_idle()
             used = {id(family.namespace) for family in self.families.values()}
             self.namespaces = {name: known for name, known in self.namespaces.items() if id(known) in used}
         return self.namespaces.setdefault(name, Namespace(epoch))
+
+    def _family(self, spec: FunctionSpec, namespace: Namespace, *, is_shared: bool) -> Family:
+        if len(self.families) >= KEPT:
+            self._forget_idle()
+        family = self.families[spec.family] = Family(namespace, is_shared)
+        return family
+
+    def _forget_idle(self) -> None:
+        self.families = {name: family for name, family in self.families.items() if family.calls}
 
     def _at_limit(self, spec: FunctionSpec, calls: int) -> Throttled:
         self.throttled += 1

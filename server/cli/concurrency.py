@@ -102,7 +102,11 @@ def provisioned_get(context: click.Context, name: str, version: str, namespace: 
 @click.argument("version")
 @click.argument("number", type=int)
 @click.option(
-    "--at", "actions", multiple=True, metavar="NAME=NUMBER=CRON", help="Repeatable: at these times (seven fields) the number changes."
+    "--at",
+    "actions",
+    multiple=True,
+    metavar="NAME=NUMBER=CRON",
+    help="Repeatable: at these times (seven fields, UTC+8) the number changes.",
 )
 @in_namespace
 @as_json

@@ -2,7 +2,7 @@
 
 SCF's TriggerActions: an action sets the number at each of its times, and what it set stays until the next action of the version. Before
 the first one since the configuration was made, the configured number holds. Times are cron expressions of seven fields (second minute hour
-day month weekday year, 0 is Sunday; with a day and a weekday either will do), in UTC.
+day month weekday year, 0 is Sunday; with a day and a weekday either will do), in SCF's time zone.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from croniter import CroniterBadDateError, CroniterError, croniter
 
+#: UTC+8, as timers have it.
+ZONE: Final = timezone(timedelta(hours=8))
 FIELDS: Final = 7
 MAX_CRON: Final = 200
 #: A year's times in between are looked for so far: an expression whose times are all past has none to come.
@@ -73,7 +75,7 @@ def largest(number: int, actions: Sequence[Action]) -> int:
 
 
 def _croniter(text: str, at: float) -> Any:
-    start = datetime.fromtimestamp(at, UTC)
+    start = datetime.fromtimestamp(at, ZONE)
     return croniter(text, start, ret_type=float, second_at_beginning=True, max_years_between_matches=YEARS)
 
 

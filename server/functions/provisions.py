@@ -175,7 +175,9 @@ class Provisions:
             check_cron(cron)
         except ValueError as error:
             raise BadRequest(
-                f"{field}.cron: {error}", field=f"{field}.cron", hint="second minute hour day month weekday year, as in 0 0 9 * * MON-FRI *"
+                f"{field}.cron: {error}",
+                field=f"{field}.cron",
+                hint="second minute hour day month weekday year (UTC+8), as in 0 0 9 * * MON-FRI *",
             ) from error
         return Action(name, self._number(f"{field}.number", given["number"]), cron)
 

@@ -12,12 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
+from sqlalchemy import insert
 
 from sandbox.client import Client
-from sandbox.settings import load
+from sandbox.errors import Unavailable
+from sandbox.settings import Settings, load
 from sandbox.spec import FunctionSpec
 from server.functions import CodeStore, Functions
-from server.store.engine import connect_database
+from server.store.engine import connect_database, writing
+from server.store.tables import provisioned
 from tests.integration.instance import Instance, leaving_nothing, wait_until
 
 pytestmark = [pytest.mark.requires("root", "user", "memcg", "freezer"), pytest.mark.shares_host]
@@ -112,8 +115,12 @@ def test_a_deleted_function_s_share_goes_back(hearth: Instance, small_total: int
 # Provisioned workers --------------------------------------------------------------------------------------------------------
 
 
+def settings_of(hearth: Instance) -> Settings:
+    return load({key: value for key, value in hearth.environment.items() if key.startswith("HEARTH_")})
+
+
 def spec_of(hearth: Instance, name: str) -> FunctionSpec:
-    settings = load({key: value for key, value in hearth.environment.items() if key.startswith("HEARTH_")})
+    settings = settings_of(hearth)
     engine = connect_database(settings)
     try:
         return Functions(engine, settings, CodeStore(settings)).get(name).spec()
@@ -125,7 +132,7 @@ def with_client(hearth: Instance, work: Callable[[Client], Awaitable[T]]) -> T:
     """As a process of the API would: root may connect, too."""
 
     async def run() -> T:
-        client = Client(load({key: value for key, value in hearth.environment.items() if key.startswith("HEARTH_")}))
+        client = Client(settings_of(hearth))
         await client.start()
         try:
             return await work(client)
@@ -235,6 +242,32 @@ def test_a_demand_ends_by_itself_where_that_was_said(hearth: Instance) -> None:
     spec = provision(hearth, name, 1, seconds=2.0)
     done(hearth, spec)
     wait_until(lambda: status(hearth, spec) == {} and hearth.sandboxes(name) == [], "it is over", 20)
+
+
+def test_after_sandboxd_was_killed_they_come_back(hearth: Instance) -> None:
+    name = hearth.deploy(SLEEPER)
+    spec = spec_of(hearth, name)
+    engine = connect_database(settings_of(hearth))
+    row = {"function_id": spec.function_id, "family": spec.family, "namespace": "default", "function": name, "version": "$LATEST"}
+    with writing(engine) as connection:  # of a version that is not published: what the API refuses is enough here
+        connection.execute(insert(provisioned).values(**row, number=2, peak=2, memory_mb=128, schedule="[]", revision=1, updated_at=0.0))
+    engine.dispose()
+    done(hearth, spec)
+    before = {row["pid"] for row in hearth.sandboxes(name)}
+    os.kill(hearth.part("hearth-sandboxd")[0], signal.SIGKILL)
+    wait_until(lambda: hearth.request("GET", "/readyz").status == 200 and status_or_none(hearth, spec) == "done", "they are back", 30)
+    rows = hearth.sandboxes(name)
+    assert len(rows) == 2 and not before & {row["pid"] for row in rows}
+    assert hearth.call(name, {}).start == "warm"
+    hearth.delete(name)
+    wait_until(lambda: hearth.request("GET", "/readyz").status == 200 and hearth.sandboxes(name) == [], "they go with their function", 30)
+
+
+def status_or_none(hearth: Instance, spec: FunctionSpec) -> str | None:
+    try:
+        return status(hearth, spec).get("status")
+    except Unavailable:
+        return None  # it is still being started
 
 
 def test_what_is_set_aside_is_not_given_to_others_and_its_own_calls_need_no_more(start: Callable[..., Instance]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sandbox.spec import FunctionSpec
 from server.app import App
 from server.errors import QualifierNotFound
 from server.functions.model import LATEST, Function
-from server.functions.provisioning import Action, check_cron, number_at
+from server.functions.provisioning import ZONE, Action, check_cron, number_at
 from server.functions.quotas import forget_namespace
 from server.functions.reconciler import Reconciler
 from server.store.engine import writing
@@ -269,12 +269,12 @@ async def test_a_schedule_is_followed_by_the_clock(
     schedule = [{"name": "day", "number": 5, "cron": "0 0 8 * * * *"}, {"name": "night", "number": 0, "cron": "0 0 20 * * * *"}]
     assert (await api.simulate_put(PROVISIONED, json={"number": 2, "schedule": schedule})).status_code == 200
     reconciler, seen = app.services.reconciler, []
-    tomorrow = math.ceil(app.services.provisions.targets()[0].updated_at / 86400) * 86400
+    tomorrow = math.ceil(app.services.provisions.targets()[0].updated_at / 86400 + 1) * 86400 - 8 * 3600  # there, not in UTC
     for hour in (7.9999, 8, 19.99999, 20, 32.5):
         monkeypatch.setattr(reconciler, "_clock", lambda hour=hour: tomorrow + hour * 3600)
         pause = await reconciler.round()
         seen.append((client.provisioned["version-1"][1], pause))
-    assert [number for number, _ in seen][1:] == [5, 5, 0, 5]
+    assert [number for number, _ in seen] == [0, 5, 5, 0, 5]
     assert seen[0][1] == pytest.approx(0.36, abs=0.01) and seen[1][1] == 2.0
 
 
@@ -324,7 +324,8 @@ async def test_one_process_reconciles_and_another_takes_over(tmp_path: Path) -> 
 
 
 def at(text: str) -> float:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+    """A moment by SCF's clock."""
+    return datetime.fromisoformat(text).replace(tzinfo=ZONE).timestamp()
 
 
 def test_before_its_first_time_the_configured_number_holds_then_what_the_last_action_set() -> None:

@@ -400,6 +400,10 @@ BAD: list[tuple[str, Any]] = [
         for name in ("generation", "memory_mb", "tmp_mb", "timeout_seconds", "init_timeout_seconds", "concurrency")
         for bad in (-1, "1", None, True)
     ),
+    *((name, bad) for name in ("quota_epoch", "reserved_mb", "unreserved_mb") for bad in (-1, "1", True, 1.5, 1 << 60, [])),
+    ("quota_epoch", None),
+    ("family", 5),
+    ("family", "x" * 513),
     ("memory_mb", CONF.limit_memory_mb + 1),
     ("tmp_mb", CONF.limit_tmp_mb + 1),
     ("tmp_mb", 0),
