@@ -92,7 +92,7 @@ class VersionProvisioned:
             200: Answer("It has begun", "Provisioned"),
             400: _BAD,
             404: _MISSING,
-            409: problem("More than the function or the namespace may run at once, or over a limit"),
+            409: problem("$LATEST, more than the function or the namespace may run at once, or over a limit"),
             413: _BIG,
             503: _AWAY,
         },

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sandbox.settings import Settings
 from server.functions.checks import MAX_DESCRIPTION, MAX_INIT_TIMEOUT_SECONDS, MEMORY_STEP_MB, RESERVED_PREFIXES, SMALLEST_MEMORY_MB
+from server.functions.concurrency import MOST_MB
 
 Schema = dict[str, Any]
 
@@ -116,7 +117,6 @@ def schemas(settings: Settings) -> dict[str, Schema]:
     }
 
 
-MOST_MB: Final = (1 << 40) - 1
 CLOSED: Final[Schema] = {"additionalProperties": False}
 
 

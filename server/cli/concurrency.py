@@ -49,7 +49,7 @@ def concurrency() -> None:
 @click.pass_context
 def concurrency_get(context: click.Context, name: str, namespace: str, json_output: bool) -> None:
     """Show what NAME has reserved, and what its namespace has."""
-    _show(open_api(context).get(_in(function_path(name, "concurrency"), namespace)), json_output)
+    _show(open_api(context).get(function_path(name, "concurrency"), namespace=namespace), json_output)
 
 
 @concurrency.command("set", short_help="Reserve, or shut off with 0.")
@@ -82,8 +82,8 @@ def provisioned() -> None:
     """Workers of a published version that are started and loaded ahead, kept, and replaced when they die."""
 
 
-def _provisioned_path(name: str, version: str, namespace: str) -> str:
-    return _in(function_path(name, "versions", quote(version, safe=""), "provisioned"), namespace)
+def _provisioned_path(name: str, version: str) -> str:
+    return function_path(name, "versions", quote(version, safe=""), "provisioned")
 
 
 @provisioned.command("get", short_help="Show how many there should be and are.")
@@ -94,7 +94,7 @@ def _provisioned_path(name: str, version: str, namespace: str) -> str:
 @click.pass_context
 def provisioned_get(context: click.Context, name: str, version: str, namespace: str, json_output: bool) -> None:
     """Show how many workers of NAME's VERSION there should be and are, and why the last start failed."""
-    _show(open_api(context).get(_provisioned_path(name, version, namespace)), json_output)
+    _show(open_api(context).get(_provisioned_path(name, version), namespace=namespace), json_output)
 
 
 @provisioned.command("set", short_help="Have so many.")
@@ -120,7 +120,7 @@ def provisioned_set(
     hearth provisioned set shop 3 1 --at 'day=10=0 0 8 * * MON-FRI *' --at 'night=1=0 0 20 * * * *'
     """
     body = {"number": number, "schedule": [_action(text) for text in actions]}
-    _show(open_api(context).send_json("PUT", _provisioned_path(name, version, namespace), body), json_output)
+    _show(open_api(context).send_json("PUT", _in(_provisioned_path(name, version), namespace), body), json_output)
 
 
 def _action(text: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _action(text: str) -> dict[str, Any]:
 @click.pass_context
 def provisioned_rm(context: click.Context, name: str, version: str, namespace: str) -> None:
     """Release the provisioned workers of NAME's VERSION; they go as other idle ones do."""
-    open_api(context).request("DELETE", _provisioned_path(name, version, namespace))
+    open_api(context).request("DELETE", _in(_provisioned_path(name, version), namespace))
     click.echo(f"nothing of {name} {version} is provisioned")
 
 

@@ -71,10 +71,10 @@ class Checks:
             "runtime": self._runtime,
             "handler": self._handler,
             "memory": self._memory,
-            "timeout": lambda value: _integer("timeout", value, 1, settings.limit_timeout_seconds),
-            "init_timeout": lambda value: _integer("init_timeout", value, 3, MAX_INIT_TIMEOUT_SECONDS),
-            "concurrency": lambda value: _integer("concurrency", value, 1, settings.limit_concurrency),
-            "tmp": lambda value: _integer("tmp", value, 1, settings.limit_tmp_mb),
+            "timeout": lambda value: checked_integer("timeout", value, 1, settings.limit_timeout_seconds),
+            "init_timeout": lambda value: checked_integer("init_timeout", value, 3, MAX_INIT_TIMEOUT_SECONDS),
+            "concurrency": lambda value: checked_integer("concurrency", value, 1, settings.limit_concurrency),
+            "tmp": lambda value: checked_integer("tmp", value, 1, settings.limit_tmp_mb),
             "environment": self._environment,
             "network": self._network,
             "layers": self._layers,
@@ -150,7 +150,7 @@ class Checks:
 
     def _memory(self, value: Any) -> int:
         limit = self._settings.limit_memory_mb
-        memory = _integer("memory", value, SMALLEST_MEMORY_MB, limit)
+        memory = checked_integer("memory", value, SMALLEST_MEMORY_MB, limit)
         if memory != SMALLEST_MEMORY_MB and memory % MEMORY_STEP_MB:
             raise BadRequest(
                 f"memory: {memory} is not {SMALLEST_MEMORY_MB} or a multiple of {MEMORY_STEP_MB}",
@@ -230,7 +230,7 @@ def _variable(key: Any) -> str:
     return key
 
 
-def _integer(field: str, value: Any, low: int, high: int) -> int:
+def checked_integer(field: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON has one kind of numbers: 128.0 is 128
     # bool is a subclass of int: {"memory": true} is a mistake, not one megabyte.

@@ -13,19 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec
-from server.errors import BadRequest, Conflict, FunctionNotFound, LimitExceeded
+from server.errors import Conflict, FunctionNotFound, LimitExceeded
 from server.functions import quotas
-from server.functions.checks import MAX_INIT_TIMEOUT_SECONDS, checked_name, shown
+from server.functions.checks import MAX_INIT_TIMEOUT_SECONDS, checked_integer, checked_name
 from server.functions.model import DEFAULT_NAMESPACE, Function
 from server.store.engine import writing
 from server.store.tables import functions, provisioned, reservations
 from server.store.tables import quotas as quota_table
+
+MOST_MB: Final = (1 << 40) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Concurrency:
     def reserve(self, name: str, reserved_mb: Any, namespace: str = DEFAULT_NAMESPACE) -> QuotaChange:
         """Give the function a share of its own. Raises BadRequest, FunctionNotFound, Conflict `reserved_exceeds_total`, LimitExceeded
         `reserved_concurrency_limit` where too little would stay unreserved. Less than before, and 0, always goes."""
-        wanted = _whole("reserved_mb", reserved_mb, 0)
+        wanted = checked_integer("reserved_mb", reserved_mb, 0, MOST_MB)
         family = self._get(name, namespace).function_id
         with writing(self._engine) as connection:
             epoch = quotas.change(connection, namespace)
@@ -112,7 +114,7 @@ class Concurrency:
         """What a namespace's functions may use together. Raises BadRequest, LimitExceeded: `user_total_concurrency_limit` above the
         largest, `total_concurrency_limit` where reservations need more."""
         namespace = checked_name(namespace, "namespace")
-        wanted = _whole("total_mb", total_mb, 1)
+        wanted = checked_integer("total_mb", total_mb, 1, MOST_MB)
         if wanted > (largest := self._settings.limit_total_mb):
             raise LimitExceeded(
                 f"total_mb: {wanted} is over the limit of {largest}", code="user_total_concurrency_limit", hint="the setting limit_total_mb"
@@ -171,12 +173,6 @@ class Concurrency:
             "provisioned": s.limit_provisioned,
             "provisioned_actions": s.limit_provisioned_actions,
         }
-
-
-def _whole(field: str, value: Any, low: int) -> int:
-    if type(value) is not int or not low <= value < 1 << 40:
-        raise BadRequest(f"{field}: {shown(value)} is not a whole number of MB from {low} on", field=field)
-    return value
 
 
 def _hold(connection: Connection, function_id: str, name: str) -> None:

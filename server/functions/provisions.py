@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select
 from sandbox.settings import Settings
 from server.errors import BadRequest, Conflict, FunctionNotFound, LimitExceeded
 from server.functions import quotas
-from server.functions.checks import shown
+from server.functions.checks import checked_integer, shown
 from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 from server.functions.provisioning import Action, check_cron, largest, number_at
 from server.store.engine import next_numbers, writing
@@ -26,6 +26,8 @@ from server.store.tables import QUOTAS_COUNTER, functions, reservations
 from server.store.tables import provisioned as table
 from server.store.times import rfc3339
 
+#: Fits the column; the limit is a setting.
+MOST = (1 << 31) - 1
 _ACTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
 
 
@@ -84,15 +86,16 @@ class Provisions:
         return function, Target.from_row(row) if row is not None else None
 
     def put(self, name: str, version: str, payload: Any, namespace: str = DEFAULT_NAMESPACE) -> Target:
-        """From `{"number", "schedule": [{"name", "number", "cron"}, …]}`, whole. Raises BadRequest, FunctionNotFound, QualifierNotFound,
-        LimitExceeded (`provisioned_number_limit`, `provisioned_actions_limit`), Conflict (`provisioned_exceeds_reserved`,
-        `provisioned_exceeds_available`)."""
+        """From `{"number", "schedule": [{"name", "number", "cron"}, …]}`, whole.
+
+        Raises BadRequest, FunctionNotFound, QualifierNotFound, LimitExceeded (`provisioned_number_limit`, `provisioned_actions_limit`),
+        Conflict (`provisioned_latest`, `provisioned_exceeds_reserved`, `provisioned_exceeds_available`).
+        """
         number, actions = self._checked(payload)
         function = self._get(name, namespace, version)
         if function.version == LATEST:
-            raise BadRequest(
+            raise Conflict(
                 f"version: {LATEST} changes, only published versions have provisioned workers",
-                field="version",
                 code="provisioned_latest",
                 hint="publish a version first",
             )
@@ -182,13 +185,12 @@ class Provisions:
         return Action(name, self._number(f"{field}.number", given["number"]), cron)
 
     def _number(self, field: str, value: Any) -> int:
-        if type(value) is not int or value < 0:
-            raise BadRequest(f"{field}: {shown(value)} is not a whole number from 0 on", field=field)
-        if value > (limit := self._settings.limit_provisioned):
+        number = checked_integer(field, value, 0, MOST)
+        if number > (limit := self._settings.limit_provisioned):
             raise LimitExceeded(
-                f"{field}: {value} workers, limit {limit}", code="provisioned_number_limit", hint="the setting limit_provisioned"
+                f"{field}: {number} workers, limit {limit}", code="provisioned_number_limit", hint="the setting limit_provisioned"
             )
-        return value
+        return number
 
 
 def _hold(connection: Connection, name: str, namespace: str) -> str:

@@ -254,7 +254,7 @@ def test_after_sandboxd_was_killed_they_come_back(hearth: Instance) -> None:
     engine.dispose()
     done(hearth, spec)
     before = {row["pid"] for row in hearth.sandboxes(name)}
-    os.kill(hearth.part("hearth-sandboxd")[0], signal.SIGKILL)
+    os.kill((hearth.part("sandboxd") or hearth.part("sandbox.daemon"))[0], signal.SIGKILL)
     wait_until(lambda: hearth.request("GET", "/readyz").status == 200 and status_or_none(hearth, spec) == "done", "they are back", 30)
     rows = hearth.sandboxes(name)
     assert len(rows) == 2 and not before & {row["pid"] for row in rows}

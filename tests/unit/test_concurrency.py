@@ -197,7 +197,7 @@ async def test_workers_are_provisioned_shown_and_released(api: Any, hello: Any, 
     [
         ({"number": 21}, 409, "provisioned_number_limit"),
         ({"number": -1}, 400, "invalid_parameter"),
-        ({"number": 1.0}, 400, "invalid_parameter"),
+        ({"number": 1.5}, 400, "invalid_parameter"),
         ({}, 400, "invalid_parameter"),
         ({"number": 1, "more": 1}, 400, "invalid_parameter"),
         ({"number": 1, "schedule": 5}, 400, "invalid_parameter"),
@@ -221,7 +221,7 @@ async def test_a_wrong_configuration_changes_nothing(
 
 async def test_the_editable_version_and_a_missing_one_have_none(api: Any, hello: Any, published: Any) -> None:
     path = "/v1/functions/hello/versions/{}/provisioned"
-    problem(await api.simulate_put(path.format("$LATEST"), json={"number": 1}), 400, "provisioned_latest")
+    problem(await api.simulate_put(path.format("$LATEST"), json={"number": 1}), 409, "provisioned_latest")
     problem(await api.simulate_put(path.format("2"), json={"number": 1}), 404, "qualifier_not_found")
 
 

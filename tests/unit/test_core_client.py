@@ -6,6 +6,7 @@ The sandboxd here has no sandboxes: a lease is a plain subprocess of the guest p
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -591,7 +592,7 @@ async def test_quotas_and_demands_are_told_as_they_are(client: Client, sandboxd:
         "family": "f-1",
         "is_reserved": True,
     }
-    assert first["spec"] == SPEC.to_json()
+    assert first["spec"] == json.loads(json.dumps(SPEC.to_json()))
     assert [(r["number"], r["purpose"], r["revision"], r["seconds"]) for r in (first, second)] == [
         (3, "provisioned", 0, None),
         (1, "timer t", 4, 60),

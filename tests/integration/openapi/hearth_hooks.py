@@ -18,6 +18,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]")
 BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 HANDLER = re.compile(r"[A-Za-z0-9_./-]{1,128}\.[A-Za-z_][A-Za-z0-9_]{0,127}")
 RUNTIME = re.compile(r"python[23](\.[0-9]{1,2})?", re.IGNORECASE)
+ACTION = re.compile(r"[A-Za-z0-9_-]{1,60}")
 EXISTING = "hello"
 
 
@@ -68,4 +69,19 @@ def _improved_body(body: dict[str, Any]) -> dict[str, Any]:
     for field, pattern, better in (("handler", HANDLER, "index.main_handler"), ("runtime", RUNTIME, "python3")):
         if field in changed:
             changed[field] = improved(changed[field], pattern, better)
+    # Quotas that leave room for the calls of other requests.
+    for field, roomy in (("reserved_mb", 2000), ("total_mb", 128_000)):
+        if type(changed.get(field)) is int and changed[field] >= 0:
+            changed[field] = roomy
+    if isinstance(changed.get("schedule"), list):
+        for index, action in enumerate(changed["schedule"]):
+            _improve_action(action, index)
     return changed
+
+
+def _improve_action(action: Any, index: int) -> None:
+    """A cron expression that is one, and a name that no other action has."""
+    if isinstance(action, dict) and isinstance(action.get("cron"), str):
+        action["cron"] = "0 0 8 * * MON-FRI *"
+    if isinstance(action, dict) and isinstance(action.get("name"), str) and ACTION.fullmatch(action["name"]):
+        action["name"] = f"action-{index}"
