@@ -18,6 +18,7 @@ setup(
     install_requires=[
         "alembic>=1.13",
         "click>=8.1",
+        "croniter>=3.0",
         "falcon>=4.0",
         # server.api.connection goes on from its ASGI protocol, which has changed much since it came with 24.0.
         "gunicorn>=27.0",

@@ -168,27 +168,17 @@ class Call:
         if not isinstance(answer, tuple):
             self._over(answer)
             return
-        head, _ = answer
-        if head.get("op") != "hello" or head.get("protocol") != GUEST_PROTOCOL:
+        if not is_hello(answer[0]):
             self._over(ProtocolError("the worker did not say hello in our protocol"))
             return
-        spec, settings = self._spec, self._settings
-        load = {
-            "op": "load",
-            "handler": spec.handler,
-            "environment": environment.for_function(spec, settings.region, self._lease["locale"]),
-            "context": environment.context(spec, settings.region),
-            "limits": {"reply_bytes": settings.limit_reply_bytes},
-            "code_root": "/var/user",
-        }
-        self._exchange.ask(encode_frame(load), self._loaded)
+        self._exchange.ask(load_frame(self._spec, self._settings, self._lease["locale"]), self._loaded)
 
     @_guarded
     def _loaded(self, answer: Answer) -> None:
         if not isinstance(answer, tuple):
             self._over(answer)
         elif answer[0].get("op") != "loaded":
-            self._over(_failure(answer[0], "load_failed"))
+            self._over(failure(answer[0], "load_failed"))
         else:
             self._hand_over()
             # Behind the event: it may start meanwhile. From this moment the function's time limit counts.
@@ -212,7 +202,7 @@ class Call:
         if head.get("id") != self._request_id:
             self._over(ProtocolError("the reply names another invocation"))
         elif head.get("op") != "result":
-            self._over(_failure(head, "failed"))
+            self._over(failure(head, "failed"))
         elif wrong := _wrong_json(body):
             self._over(wrong)
         else:
@@ -259,7 +249,7 @@ class Call:
                 start=lease["start"],
                 why_cold=lease["why_cold"],
                 body=self._body,
-                error=self._judge(answer),
+                error=judged(answer, self._spec, self._error, is_loading=not self._event_at),
                 log=self._log,
                 started_at=self._began_at + (started - began),
                 ended_at=self._began_at + (ended - began),
@@ -289,18 +279,19 @@ class Call:
                 _log.warning("call %s: %s", self._request_id, error)
         self._end(CallLost("an internal error ended the call", hint="it may have run; see the server's log"))
 
-    def _judge(self, verdict: Message) -> InvocationFailed | None:
-        """The call's error by sandboxd's verdict; None is success."""
-        spec, kind = self._spec, verdict["verdict"]
-        if kind == "timeout":
-            return TimeLimit(f"Invoking task timed out after {spec.timeout_seconds:g} seconds")
-        if kind == "init_timeout":
-            return InitTimeout(f"Initialising the function timed out after {spec.init_timeout_seconds:g} seconds")
-        if kind == "oom":
-            return MemoryLimit(f"Task memory exceeded {spec.memory_mb} MB")
-        if kind == "exited":
-            return ProcessExit(f"{_how_it_ended(verdict['exit_status'])} while {'running' if self._event_at else 'loading'}")
-        return self._error
+
+def judged(verdict: Message, spec: FunctionSpec, error: InvocationFailed | None, *, is_loading: bool) -> InvocationFailed | None:
+    """What a call or a load failed of, by sandboxd's verdict on its lease; `error` is what the lease holder saw. None is success."""
+    kind = verdict["verdict"]
+    if kind == "timeout":
+        return TimeLimit(f"Invoking task timed out after {spec.timeout_seconds:g} seconds")
+    if kind == "init_timeout":
+        return InitTimeout(f"Initialising the function timed out after {spec.init_timeout_seconds:g} seconds")
+    if kind == "oom":
+        return MemoryLimit(f"Task memory exceeded {spec.memory_mb} MB")
+    if kind == "exited":
+        return ProcessExit(f"{_how_it_ended(verdict['exit_status'])} while {'loading' if is_loading else 'running'}")
+    return error
 
 
 def _how_it_ended(status: int | None) -> str:
@@ -326,7 +317,26 @@ def _wrong_json(body: bytes) -> InvocationFailed | None:
     return None
 
 
-def _failure(head: Message, op: str) -> InvocationFailed:
+def is_hello(head: Message) -> bool:
+    """Whether a worker's first frame is what it must be."""
+    return head.get("op") == "hello" and head.get("protocol") == GUEST_PROTOCOL
+
+
+def load_frame(spec: FunctionSpec, settings: Settings, locale: str) -> bytes:
+    """What makes a worker of an image with that locale load its function."""
+    load = {
+        "op": "load",
+        "handler": spec.handler,
+        "environment": environment.for_function(spec, settings.region, locale),
+        "context": environment.context(spec, settings.region),
+        "limits": {"reply_bytes": settings.limit_reply_bytes},
+        "code_root": "/var/user",
+    }
+    return encode_frame(load)
+
+
+def failure(head: Message, op: str) -> InvocationFailed:
+    """What a worker's answer means that is not the wanted one; `op` is the one that tells of a failure in this phase."""
     code = head.get("code")
     kind = FAILURES[op].get(code) if head.get("op") == op and isinstance(code, str) else None
     if kind is None:

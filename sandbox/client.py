@@ -31,6 +31,8 @@ Taker = Callable[[Message | SandboxError, list[int]], None]
 RECONNECT_FIRST_SECONDS = 0.05
 RECONNECT_LONGEST_SECONDS = 1.0
 SPECS_KEPT = 4096
+#: The purpose of what users provision; others, as a timer's worker made warm ahead, have their own.
+PROVISIONED = "provisioned"
 
 
 class Client:
@@ -42,7 +44,7 @@ class Client:
         self._pending: dict[int, Taker] = {}
         self._parts: dict[int, list[dict[str, Any]]] = {}
         self._numbers = 0
-        self._specs: dict[tuple[str, int, int], orjson.Fragment] = {}
+        self._specs: dict[tuple[str, int, int, int], orjson.Fragment] = {}
         self._loop: asyncio.AbstractEventLoop
         self._readers: Readers
         self._connector: asyncio.Task[None] | None = None
@@ -91,6 +93,33 @@ class Client:
         """After a change that leaves every worker as it is (an alias's): the other clients forget what they know. Raises Unavailable."""
         await self._ask({"op": "changed", "function_id": function_id})
 
+    async def quota(self, namespace: str, epoch: int, family: str = "", *, is_reserved: bool = False) -> None:
+        """After a change of a quota is committed: specifications of an older epoch are refused from now on. `family` is the function
+        whose reservation was set (`is_reserved`) or taken back. Raises Unavailable."""
+        await self._ask({"op": "quota", "namespace": namespace, "epoch": epoch, "family": family, "is_reserved": is_reserved})
+
+    async def provision(
+        self, spec: FunctionSpec, number: int, *, purpose: str = PROVISIONED, revision: int = 0, seconds: float | None = None
+    ) -> None:
+        """Have `number` workers of `spec` started, loaded and kept from now on (for so many seconds, where that is said); 0 releases.
+
+        Demands of one function with different purposes stand beside each other, the largest counts. One with an older revision than the
+        last is ignored. Returns before the workers are there; `provisions` tells. Raises StaleFunction, LaunchError, Unavailable.
+        """
+        message = {"op": "provision", "spec": self._encoded(spec), "number": number, "purpose": purpose}
+        await self._ask({**message, "revision": revision, "seconds": seconds})
+
+    async def unprovision(self, function_id: str, *, purpose: str = PROVISIONED, revision: int = 0) -> None:
+        """The same as `provision` with 0, without a specification: for a function that is no more. Raises Unavailable."""
+        await self._ask({"op": "unprovision", "function_id": function_id, "purpose": purpose, "revision": revision})
+
+    async def provisions(self) -> list[dict[str, Any]]:
+        """[{"function_id", "namespace", "function", "version", "purposes", "allocated", "available", "status": "done" | "in_progress" |
+        "failed", "reason"}, …]. Raises Unavailable."""
+        last = await self._ask({"op": "provisions"})
+        parts = self._parts.pop(last["id"], [])
+        return [row for part in (*parts, last["part"]) for row in part["provisions"]]
+
     async def resolve(self, runtime: str) -> dict[str, Any]:
         """{"image", "runtime"} that serve a function of this runtime now. Raises RuntimeNotFound, Unavailable."""
         answer = await self._ask({"op": "resolve", "runtime": runtime})
@@ -107,7 +136,8 @@ class Client:
         return whole
 
     def _encoded(self, spec: FunctionSpec) -> orjson.Fragment:
-        key = (spec.function_id, spec.generation, spec.concurrency)  # a version's concurrency is its function's, and changes with it
+        # a version's concurrency is its function's, and changes with it
+        key = (spec.function_id, spec.generation, spec.concurrency, spec.quota_epoch)
         fragment = self._specs.get(key)
         if fragment is None:
             if len(self._specs) >= SPECS_KEPT:

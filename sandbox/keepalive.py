@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 
@@ -13,6 +13,12 @@ class Idle(Protocol):
 
 
 T = TypeVar("T", bound=Idle)
+K = TypeVar("K", bound=Hashable)
+
+
+def dispensable(idle: Mapping[K, Sequence[T]], kept: Mapping[K, int]) -> list[T]:
+    """Idle workers without those that are provisioned: of each key the last so many, which are the ones used last."""
+    return [worker for key, workers in idle.items() for worker in workers[: max(0, len(workers) - kept.get(key, 0))]]
 
 
 def expired(idle: Iterable[T], *, now: float, keep_alive_seconds: float) -> list[T]:

@@ -16,7 +16,8 @@ import logging
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sandbox import environment, keepalive, states
@@ -36,8 +37,18 @@ PRESSURE_SECONDS = 1.0
 EVICTED_AT_ONCE = 4
 DELETED = 1 << 62
 
+Key = tuple[str, int]
 FactoryKey = tuple[str, str]
 PreparedKey = tuple[str, str, Network]
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is provisioned of one generation of a function: `number` workers, of which `loading` are being made."""
+
+    number: int
+    memory_bytes: int
+    loading: int = 0
 
 
 class SandboxPool:
@@ -56,8 +67,12 @@ class SandboxPool:
         self._creating: dict[PreparedKey, int] = defaultdict(int)
         self._kinds: set[Network] = {workshop.networks.kind("nat")}
         self._waited_for = 0  # sandboxes being made that a call waits for
-        self.idle: dict[tuple[str, int], list[Sandbox]] = {}
+        self.idle: dict[Key, list[Sandbox]] = {}
         self.busy: set[Sandbox] = set()
+        #: Provisioned workers by key: so many idle ones neither expire nor give way to memory pressure before others do.
+        self.kept: dict[Key, Kept] = {}
+        #: Called with each worker that goes, whatever the reason.
+        self.on_gone: Callable[[Sandbox], None] = lambda _: None
         self._generations: dict[str, int] = {}
         self._deleted: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -232,6 +247,7 @@ class SandboxPool:
         if sandbox.state not in (states.CLOSING, states.CLOSED):
             self.counters["destroyed"] += 1
             self._spawn(self._recycle(sandbox))
+            self.on_gone(sandbox)
         return sandbox.close()
 
     async def _recycle(self, sandbox: Sandbox) -> None:
@@ -312,7 +328,7 @@ class SandboxPool:
                 healthy = False
 
     def _keep_house(self, now: float) -> None:
-        for sandbox in keepalive.expired(list(self.idle_workers()), now=now, keep_alive_seconds=self._settings.keep_alive_seconds):
+        for sandbox in keepalive.expired(self._dispensable(), now=now, keep_alive_seconds=self._settings.keep_alive_seconds):
             self._evict(sandbox)
         for sandbox in list(self.idle_workers()):
             if sandbox.ended:
@@ -326,12 +342,15 @@ class SandboxPool:
 
     def _relieve_pressure(self) -> None:
         self._look_for_images()
-        if machine.memory_available_percent() < self._settings.memory_reserve_percent:
-            self.evict(EVICTED_AT_ONCE)
+        available = machine.memory_available_percent()
+        if available < self._settings.memory_reserve_percent:
+            self.evict(EVICTED_AT_ONCE, provisioned_too=available < self._settings.memory_floor_percent)
 
-    def evict(self, count: int) -> int:
-        """Destroy the idle workers used longest ago; how many went."""
-        chosen = keepalive.least_valuable(self.idle_workers(), count)
+    def evict(self, count: int, *, provisioned_too: bool = False) -> int:
+        """Destroy the idle workers used longest ago, provisioned ones only where there is no other; how many went."""
+        chosen = keepalive.least_valuable(self._dispensable(), count)
+        if not chosen and provisioned_too:
+            chosen = keepalive.least_valuable(self.idle_workers(), count)
         for sandbox in chosen:
             self._evict(sandbox)
         return len(chosen)
@@ -343,6 +362,23 @@ class SandboxPool:
             del self.idle[sandbox.key]
         self.counters["evicted"] += 1
         self.destroy(sandbox)
+
+    def _dispensable(self) -> list[Sandbox]:
+        return keepalive.dispensable(self.idle, {key: kept.number for key, kept in self.kept.items()})
+
+    def alive(self, key: Key) -> int:
+        """Workers of one generation of a function that wait for a call or run one; those that are loaded ahead not yet."""
+        return len(self.idle.get(key, ())) + sum(sandbox.key == key and not sandbox.is_loading for sandbox in self.busy)
+
+    def aside_bytes(self, taker: FunctionSpec | None = None) -> int:
+        """Own limits of the provisioned workers that run no call, but for the one that a call of `taker` is about to get."""
+        taken = (taker.function_id, taker.generation) if taker else None
+        total = 0
+        for key, kept in self.kept.items():
+            idle = len(self.idle.get(key, ()))
+            waiting = idle - 1 if key == taken and idle else idle
+            total += min(waiting + kept.loading, kept.number) * kept.memory_bytes
+        return total
 
     def idle_workers(self) -> Iterator[Sandbox]:
         for waiting in self.idle.values():

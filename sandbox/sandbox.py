@@ -47,6 +47,7 @@ class Sandbox:
         self.born = time.monotonic()
         self.idle_since = 0.0
         self.calls = 0
+        self.is_loading = False  # ahead of any call
         self.key: tuple[str, int] = ("", 0)
         self.family = ""
         self.namespace = ""

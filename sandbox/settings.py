@@ -67,6 +67,9 @@ class Settings:
     limit_memory_mb: int = _setting(3072, "largest memory of a function", low=64)
     limit_tmp_mb: int = _setting(4096, "largest /tmp of a function", low=1)
     limit_concurrency: int = _setting(1000, "largest concurrency of a function", low=1)
+    limit_total_mb: int = _setting(1_280_000, "largest total of a namespace's concurrency, MB of its functions' memory", low=1)
+    limit_provisioned: int = _setting(100, "workers provisioned for one version", low=1)
+    limit_provisioned_actions: int = _setting(10, "scheduled changes of one version's provisioned workers", low=0)
     limit_descriptors: int = _setting(1024, "open descriptors of a process in a sandbox", low=64)
     limit_processes: int = _setting(1024, "processes and threads of a sandbox", low=8)
     limit_triggers_at_creation: int = _setting(1, "triggers given with a function's creation", low=0)
@@ -79,6 +82,10 @@ class Settings:
     default_init_timeout_seconds: int = _setting(65, "loading limit of a function that names none", low=3, high=300)
     default_concurrency: int = _setting(20, "concurrency of a function that names none", low=1)
     default_tmp_mb: int = _setting(512, "size of /tmp of a function that names none", low=1)
+    default_total_mb: int = _setting(
+        128_000, "total of a namespace's concurrency that was never set; it counts from the first reservation in the namespace on", low=1
+    )
+    unreserved_percent: float = _setting(10.0, "of a total: what reservations must leave to the functions that have none", low=0, high=100)
     tmp_inodes: int = _setting(65_536, "files and directories in a sandbox's /tmp", low=64)
     shm_mb: int = _setting(64, "size of /dev/shm, charged to the function's own memory", low=1)
 
@@ -86,6 +93,7 @@ class Settings:
     keep_alive_seconds: float = _setting(300.0, "an idle worker goes after this time", low=0)
     freeze_after_seconds: float = _setting(1.0, "an idle worker is frozen after this time", low=0)
     memory_reserve_percent: float = _setting(10.0, "free memory below which idle workers go", low=0, high=90)
+    memory_floor_percent: float = _setting(3.0, "free memory below which provisioned workers go, too, after all others", low=0, high=90)
     capacity_mb: int = _setting(0, "own limits of running calls plus /tmp in use, summed; 0: nine tenths of the machine", low=0)
     memory_headroom_mb: int = _setting(32, "what the kernel's limit is above a function's own and its /tmp", low=4)
     cpu_hard_cap: bool = _setting(False, "cap CPU at the memory's share (1280 MB is one core) instead of a weight")

@@ -25,6 +25,10 @@ class FunctionSpec:
     is the function's own), and the concurrency limit counts by it.
     `code` is the digest of a directory in the code store; `layers` are digests, merged at /opt in order.
     `runtime` as SCF spells it, case-insensitive ("Python3.6", "python3"). Sizes in MB, times in seconds.
+
+    `family` is the id of the function whose versions are counted together; empty: its own. `reserved_mb` is the family's private share of
+    its namespace's memory (None: it has none), `unreserved_mb` what the functions without one share (None: no bound of the namespace's).
+    Both are as of `quota_epoch`, which grows with every change of a quota in the namespace.
     """
 
     function_id: str
@@ -44,10 +48,13 @@ class FunctionSpec:
     layers: tuple[str, ...] = ()
     network: Network = "nat"
     family: str = ""
+    quota_epoch: int = 0
+    reserved_mb: int | None = None
+    unreserved_mb: int | None = None
 
     def __post_init__(self) -> None:
-        if self.family == "":
-            object.__setattr__(self, "family", self.function_id)
+        if not self.family:
+            object.__setattr__(self, "family", self.function_id)  # a frozen one's own way to finish itself
 
     @property
     def needs_exec(self) -> bool:

@@ -13,6 +13,7 @@ import falcon.asgi
 
 from sandbox.client import Client
 from sandbox.settings import Settings, load
+from sandbox.spec import FunctionSpec
 from server.api import problems
 from server.api.auth import Auth, credential_digest
 from server.api.calls import Calls
@@ -24,8 +25,11 @@ from server.api.services import Runtime, Services
 from server.api.threads import Tasks, Threads
 from server.functions.aliases import Aliases
 from server.functions.codestore import CodeStore
+from server.functions.concurrency import Concurrency
 from server.functions.layers import Layers
 from server.functions.namespaces import Namespaces
+from server.functions.provisions import Provisions, Target
+from server.functions.reconciler import Reconciler
 from server.functions.service import Functions
 from server.functions.versions import Versions
 from server.records.process import WriterProcess
@@ -101,6 +105,7 @@ class Lifespan:
         services.recorder.start()
         services.client.on_change = services.cache.forget
         await services.client.start()
+        services.reconciler.start()
         # What is there now stays: collections look only at what comes and goes with requests, which leave few cycles behind.
         gc.collect()
         gc.freeze()
@@ -109,6 +114,7 @@ class Lifespan:
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         services = self._services
         services.stopping.set()
+        await services.reconciler.close()
         await services.client.close()  # calls that still run end as Unavailable, and sandboxd kills their sandboxes
         await services.calls.wait(LAST_CALLS_SECONDS)
         await services.changes.wait(LAST_CALLS_SECONDS)
@@ -147,7 +153,13 @@ def create_app(
 def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder) -> Services:
     functions = Functions(engine, settings, codestore)
     metrics, lookups = Metrics(_later), Threads("lookup", LOOKUP_THREADS)
-    cache = FunctionCache(functions.target, lookups)
+    concurrency = Concurrency(engine, settings, functions.get)
+    provisions = Provisions(engine, settings, functions.get)
+    cache = FunctionCache(functions.target, lookups, bounded=concurrency.bounded)
+
+    def spec_of(target: Target) -> FunctionSpec:
+        return concurrency.bounded(functions.get(target.function, target.namespace, target.version).spec())
+
     return Services(
         settings=settings,
         client=client,
@@ -157,6 +169,9 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         versions=Versions(engine, settings),
         aliases=Aliases(engine, settings),
         layers=Layers(engine, settings, codestore),
+        concurrency=concurrency,
+        provisions=provisions,
+        reconciler=Reconciler(provisions, client, spec_of, settings.state_dir / "provisioning.lock"),
         recorder=recorder,
         cache=cache,
         calls=Calls(client, cache, recorder, metrics),

@@ -26,6 +26,8 @@ from sandbox.codestore import CodeStore
 from sandbox.daemon import recovery
 from sandbox.daemon.leases import Leases
 from sandbox.daemon.listener import Listener
+from sandbox.daemon.loading import Loader
+from sandbox.daemon.provisioner import Provisioner
 from sandbox.errors import ConfigError, RuntimeNotFound, SandboxError
 from sandbox.factory import MEGABYTE, Workshop
 from sandbox.gate import Gate
@@ -114,9 +116,15 @@ class Daemon:
             stack.push_async_callback(pool.close)
             gate = Gate(capacity_bytes(conf))
             leases = Leases(conf, pool, gate, governor, Layers(store))
-            listener = Listener(
-                conf, pool, leases, lambda: self._describe(pool, gate, leases, nat.describe() if nat else {"reason": why_not})
-            )
+            loader = Loader(conf, pool, leases)
+            stack.callback(loader.close)
+            provisioner = Provisioner(conf, pool, loader.load)
+            stack.push_async_callback(provisioner.close)
+
+            def describe() -> dict[str, Any]:
+                return self._describe(pool, gate, leases, nat.describe() if nat else {"reason": why_not})
+
+            listener = Listener(conf, pool, leases, provisioner, describe)
             stack.push_async_callback(listener.close)
             pool.start()
             self._warm_up(pool)
@@ -174,6 +182,7 @@ class Daemon:
                 "capacity_bytes": gate.capacity_bytes,
                 "running_bytes": gate.running_bytes,
                 "tmp_bytes": pool.tmp_bytes(),
+                "aside_bytes": pool.aside_bytes(),
                 "running": len(leases.active),
                 "available_percent": round(machine.memory_available_percent(), 1),
             },

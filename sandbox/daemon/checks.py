@@ -11,6 +11,9 @@ from sandbox.spec import FunctionSpec
 
 MAX_NAME = 512
 MAX_GENERATION = 1 << 53
+MAX_QUOTA_MB = 1 << 40
+MAX_PROVISIONED = 100_000
+MAX_HOLD_SECONDS = 24 * 3600.0
 _DIGEST = re.compile(r"[0-9a-z]{16,128}")
 SPECS_KEPT = 4096
 
@@ -60,6 +63,10 @@ def checked_spec(data: Any, settings: Settings) -> FunctionSpec:
             raise LaunchError("request", f"specification: {name} {value!r} is not a whole number")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             raise LaunchError("request", f"specification: {name} {value!r} is not within {low} and {high}")
+    for name, low, high in (("quota_epoch", 0, MAX_GENERATION), ("reserved_mb", 0, MAX_QUOTA_MB), ("unreserved_mb", 0, MAX_QUOTA_MB)):
+        value = getattr(spec, name)
+        if not (is_whole(value, low, high) or (value is None and name != "quota_epoch")):
+            raise LaunchError("request", f"specification: {name} {value!r} is not a whole number within {low} and {high}")
     if spec.network not in ("none", "nat"):
         raise LaunchError("request", f"specification: network {spec.network!r} is neither none nor nat")
     if len(spec.layers) > settings.limit_function_layers:
@@ -79,12 +86,44 @@ def checked_spec(data: Any, settings: Settings) -> FunctionSpec:
     return spec
 
 
+def is_whole(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _text(message: dict[str, Any], field: str, *, shortest: int = 1) -> str:
+    value = message.get(field)
+    if not isinstance(value, str) or not shortest <= len(value) <= MAX_NAME:
+        raise LaunchError("request", f"{message.get('op')}: {field} is not a text of {shortest} to {MAX_NAME} characters")
+    return value
+
+
+def _whole(message: dict[str, Any], field: str, high: int) -> int:
+    value = message.get(field)
+    if not is_whole(value, 0, high):
+        raise LaunchError("request", f"{message.get('op')}: {field} is not a whole number within 0 and {high}")
+    return int(value)  # type: ignore[arg-type]
+
+
+def checked_quota(message: dict[str, Any]) -> tuple[str, int, str, bool]:
+    """(namespace, epoch, family or "", whether it has a reservation) of a `quota`. Raises LaunchError."""
+    is_reserved = message.get("is_reserved", False)
+    if not isinstance(is_reserved, bool):
+        raise LaunchError("request", "quota: is_reserved is neither true nor false")
+    return _text(message, "namespace"), _whole(message, "epoch", MAX_GENERATION), _text(message, "family", shortest=0), is_reserved
+
+
+def checked_demand(message: dict[str, Any]) -> tuple[str, int, int, float | None]:
+    """(purpose, number, revision, seconds or None) of a `provision`. Raises LaunchError."""
+    seconds = message.get("seconds")
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_HOLD_SECONDS):
+        raise LaunchError("request", f"provision: seconds {seconds!r} is neither null nor within 0 and {MAX_HOLD_SECONDS:g}")
+    number, revision = _whole(message, "number", MAX_PROVISIONED), _whole(message, "revision", MAX_GENERATION)
+    return _text(message, "purpose"), number, revision, seconds
+
+
 def checked_id(message: dict[str, Any]) -> str:
-    """The function_id of a message about a change. Raises LaunchError."""
-    function_id = message.get("function_id")
-    if not isinstance(function_id, str) or not 0 < len(function_id) <= MAX_NAME:
-        raise LaunchError("request", f"{message.get('op')}: function_id is not a text of 1 to {MAX_NAME} characters")
-    return function_id
+    """The function_id of a message. Raises LaunchError."""
+    return _text(message, "function_id")
 
 
 def checked_retirement(message: dict[str, Any]) -> tuple[str, int | None]:

@@ -74,7 +74,7 @@ class Leases:
     def __init__(self, settings: Settings, pool: SandboxPool, gate: Gate, governor: Governor, layers: Layers) -> None:
         self._settings = settings
         self._pool = pool
-        self._gate = gate
+        self.gate = gate
         self._governor = governor
         self._layers = layers
         self._loop = asyncio.get_running_loop()
@@ -88,14 +88,14 @@ class Leases:
         Raises StaleFunction, Throttled, NoCapacity; then nothing is held. No await: a warm call costs sandboxd no task.
         """
         self._pool.check_generation(spec)
-        own_limit = spec.memory_mb * MEGABYTE
-        self._gate.tmp_bytes = self._pool.tmp_total_bytes
-        self._gate.enter(spec.family, concurrency=spec.concurrency, memory_bytes=own_limit, shown=spec.name)
+        self.gate.tmp_bytes = self._pool.tmp_total_bytes
+        self.gate.aside_bytes = self._pool.aside_bytes(spec) if self._pool.kept else 0
+        self.gate.enter(spec)
         try:
             sandbox = self._pool.take_warm(spec)
             return None if sandbox is None else self._lease(spec, owner, sandbox, "warm", "")
         except BaseException:
-            self._gate.leave(spec.family, own_limit)
+            self.gate.leave(spec)
             raise
 
     async def acquire_cold(self, spec: FunctionSpec, owner: object) -> Lease:
@@ -105,8 +105,20 @@ class Leases:
             sandbox = await self._cold(spec)
             return self._lease(spec, owner, sandbox, "cold", why)
         except BaseException:
-            self._gate.leave(spec.family, spec.memory_mb * MEGABYTE)
+            self.gate.leave(spec)
             raise
+
+    async def acquire_ahead(self, spec: FunctionSpec, owner: object) -> Lease:
+        """A new worker for nobody yet, to be loaded and released: no call, so no function's limit counts it; its memory is in what the
+        pool sets aside. Raises StaleFunction, NoCapacity, LaunchError, ImageError; then nothing is held."""
+        self._pool.check_generation(spec)
+        self.gate.tmp_bytes, self.gate.aside_bytes = self._pool.tmp_total_bytes, self._pool.aside_bytes()
+        self.gate.check_room(0)  # the worker is in the figures already
+        sandbox = await self._cold(spec)
+        sandbox.is_loading = True
+        lease = self._lease(spec, owner, sandbox, "cold", "")
+        sandbox.calls -= 1
+        return lease
 
     async def _cold(self, spec: FunctionSpec) -> Sandbox:
         layers = self._layers.mount(spec.layers)
@@ -232,7 +244,10 @@ class Leases:
 
     def _finish(self, lease: Lease) -> None:
         del self.active[lease.number]
-        self._gate.leave(lease.spec.family, lease.watch.own_limit)
+        if lease.sandbox.is_loading:
+            lease.sandbox.is_loading = False
+        else:
+            self.gate.leave(lease.spec)
 
     def _keep(self, lease: Lease) -> None:
         sandbox, watch = lease.sandbox, lease.watch

@@ -6,6 +6,10 @@
     {"op": "release", "id", "lease", "outcome", "at"}      → {"id", "verdict", "dead", "memory_bytes", "exit_status"}
     {"op": "retire", "id", "function_id", "generation"}    → {"id"}, and {"op": "changed", "function_id"} to every client
     {"op": "changed", "id", "function_id"}                 → {"id"}, and the same to every client: workers stay, what is cached goes
+    {"op": "quota", "id", "namespace", "epoch", "family", "is_reserved"}                      → {"id"}   (Gate.learn)
+    {"op": "provision", "id", "spec", "number", "purpose", "revision", "seconds"}             → {"id"}   (Provisioner.demand)
+    {"op": "unprovision", "id", "function_id", "purpose", "revision"}                         → {"id"}   (Provisioner.release)
+    {"op": "provisions", "id"}                             → {"id", "part", "more"} … in packets of some rows (Provisioner.describe)
     {"op": "resolve", "id", "runtime"}                     → {"id", "image", "runtime"}
     {"op": "describe", "id"}                               → {"id", "part", "more"} … in packets of some sandboxes
 An error is {"id", "error": code, "message", "hint"}. What comes is checked here again: the API is unprivileged and may be
@@ -26,8 +30,9 @@ from typing import Any
 
 from sandbox import states
 from sandbox.channel import Channel
-from sandbox.daemon.checks import CheckedSpecs, checked_id, checked_retirement
+from sandbox.daemon.checks import CheckedSpecs, checked_demand, checked_id, checked_quota, checked_retirement
 from sandbox.daemon.leases import Ending, Lease, Leases, error_message
+from sandbox.daemon.provisioner import Provisioner
 from sandbox.errors import LaunchError, SandboxError
 from sandbox.kernel import sockets
 from sandbox.pool import SandboxPool
@@ -110,9 +115,17 @@ class Connection:
                 self._server.spawn(self._finish(op, message, rest))
 
     async def _answer(self, op: object, message: dict[str, Any]) -> None:
-        handler = {"retire": self._retire, "changed": self._changed, "describe": self._describe, "resolve": self._resolve}.get(
-            str(op), self._unknown
-        )
+        handlers = {
+            "retire": self._retire,
+            "changed": self._changed,
+            "quota": self._quota,
+            "provision": self._provision,
+            "unprovision": self._unprovision,
+            "provisions": self._provisions,
+            "describe": self._describe,
+            "resolve": self._resolve,
+        }
+        handler = handlers.get(str(op), self._unknown)
         await self._finish(op, message, handler(message.get("id"), message))
 
     async def _finish(self, op: object, message: dict[str, Any], work: Coroutine[Any, Any, None]) -> None:
@@ -190,12 +203,35 @@ class Connection:
     async def _retire(self, number: Any, message: dict[str, Any]) -> None:
         function_id, generation = checked_retirement(message)
         self._server.pool.retire(function_id, generation)
+        self._server.provisioner.retired(function_id, generation)
         self._server.broadcast({"op": "changed", "function_id": function_id}, but=self)
         self.channel.send({"id": number})
 
     async def _changed(self, number: Any, message: dict[str, Any]) -> None:
         self._server.broadcast({"op": "changed", "function_id": checked_id(message)}, but=self)
         self.channel.send({"id": number})
+
+    async def _quota(self, number: Any, message: dict[str, Any]) -> None:
+        namespace, epoch, family, is_reserved = checked_quota(message)
+        self._server.leases.gate.learn(namespace, epoch, family, is_reserved=is_reserved)
+        self.channel.send({"id": number})
+
+    async def _provision(self, number: Any, message: dict[str, Any]) -> None:
+        spec = self._server.specs.checked(message.get("spec"))
+        purpose, wanted, revision, seconds = checked_demand(message)
+        self._server.provisioner.demand(spec, purpose, wanted, revision=revision, seconds=seconds)
+        self.channel.send({"id": number})
+
+    async def _unprovision(self, number: Any, message: dict[str, Any]) -> None:
+        purpose, _, revision, _ = checked_demand({**message, "number": 0})
+        self._server.provisioner.release(checked_id(message), purpose, revision=revision)
+        self.channel.send({"id": number})
+
+    async def _provisions(self, number: Any, message: dict[str, Any]) -> None:
+        rows = self._server.provisioner.describe()
+        for start in range(0, max(1, len(rows)), PART):
+            part = {"provisions": rows[start : start + PART]}
+            self.channel.send({"id": number, "part": part, "more": start + PART < len(rows)})
 
     async def _resolve(self, number: Any, message: dict[str, Any]) -> None:
         resolved = self._server.pool.resolve(str(message.get("runtime")))
@@ -217,11 +253,19 @@ class Connection:
 class Listener:
     """Accepts clients of root and of the API's user, nobody else (SO_PEERCRED)."""
 
-    def __init__(self, settings: Settings, pool: SandboxPool, leases: Leases, describe: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: SandboxPool,
+        leases: Leases,
+        provisioner: Provisioner,
+        describe: Callable[[], dict[str, Any]],
+    ) -> None:
         self.settings = settings
         self.specs = CheckedSpecs(settings)
         self.pool = pool
         self.leases = leases
+        self.provisioner = provisioner
         self.describe = describe
         self.loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()

@@ -45,8 +45,8 @@ class Entry:
     expires: float
 
     @classmethod
-    def of(cls, target: Target, expires: float) -> Entry:
-        known = {version: Known(function, function.spec()) for version, function in target.versions.items()}
+    def of(cls, target: Target, bounded: Callable[[FunctionSpec], FunctionSpec], expires: float) -> Entry:
+        known = {version: Known(function, bounded(function.spec())) for version, function in target.versions.items()}
         ids = frozenset(one for item in known.values() for one in (item.spec.function_id, item.spec.family))
         return cls(known[target.main], known, target.routing, ids, expires)
 
@@ -55,10 +55,17 @@ class Entry:
 
 
 class FunctionCache:
-    """One process's. `target(name, namespace, qualifier)` is `Functions.target`, blocking."""
+    """One process's. `target(name, namespace, qualifier)` is `Functions.target`, `bounded` `Concurrency.bounded`; both are blocking."""
 
-    def __init__(self, target: Callable[[str, str, str], Target], threads: Threads, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._target, self._threads, self._clock = target, threads, clock
+    def __init__(
+        self,
+        target: Callable[[str, str, str], Target],
+        threads: Threads,
+        *,
+        bounded: Callable[[FunctionSpec], FunctionSpec] = lambda spec: spec,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._target, self._bounded, self._threads, self._clock = target, bounded, threads, clock
         self._known: dict[Key, Entry] = {}
         self._asking: dict[Key, asyncio.Task[Entry]] = {}
         self._changes = 0
@@ -95,13 +102,16 @@ class FunctionCache:
 
     async def _ask(self, key: Key) -> Entry:
         changes = self._changes
-        target = await self._threads.run(self._target, key[1], key[0], key[2])
-        entry = Entry.of(target, self._clock() + TTL_SECONDS)
+        entry = await self._threads.run(self._look, key)
         if changes == self._changes:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[key] = entry
         return entry
+
+    def _look(self, key: Key) -> Entry:
+        namespace, name, qualifier = key
+        return Entry.of(self._target(name, namespace, qualifier), self._bounded, self._clock() + TTL_SECONDS)
 
     def _asked(self, key: Key, task: asyncio.Task[Any]) -> None:
         if self._asking.get(key) is task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.api.aliases import FunctionAlias, FunctionAliases
+from server.api.concurrency import Account, FunctionConcurrency, VersionProvisioned
 from server.api.functions import FunctionCode, FunctionItem, FunctionList
 from server.api.health import Health, MetricsPage, OpenApi, Readiness
 from server.api.host import Images, Sandboxes, Usage
@@ -26,6 +27,8 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/functions/{name}/aliases": FunctionAliases(services),
         "/v1/functions/{name}/aliases/{alias}": FunctionAlias(services),
         "/v1/functions/{name}/invocations": FunctionInvocations(services),
+        "/v1/functions/{name}/concurrency": FunctionConcurrency(services),
+        "/v1/functions/{name}/versions/{version}/provisioned": VersionProvisioned(services),
         "/v1/functions/{name}/logs": FunctionLogs(services),
         "/v1/layers": LayerList(services),
         "/v1/layers/{layer}/versions": LayerVersionList(services),
@@ -35,6 +38,7 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/sandboxes": Sandboxes(services),
         "/v1/images": Images(services),
         "/v1/usage": Usage(services),
+        "/v1/account": Account(services),
         "/healthz": Health(),
         "/readyz": Readiness(services),
         "/metrics": MetricsPage(services),

@@ -14,6 +14,7 @@ from server.functions.checks import (
     RESERVED_PREFIXES,
     SMALLEST_MEMORY_MB,
 )
+from server.functions.concurrency import MOST_MB
 from server.functions.layerchecks import MAX_LICENSE, MAX_RUNTIMES
 from server.functions.routing import MAX_RULES
 
@@ -156,7 +157,35 @@ def schemas(settings: Settings) -> dict[str, Schema]:
             "additionalProperties": False,
         },
         "NamespaceChange": {**_object({"description": nullable(fields["description"])}), "additionalProperties": False},
+        "Reservation": {**_object({"reserved_mb": _between(0, MOST_MB, "MB; 0 shuts the function off")}, ["reserved_mb"]), **CLOSED},
+        "Total": {**_object({"namespace": NAME, "total_mb": _between(1, settings.limit_total_mb, "MB")}, ["total_mb"]), **CLOSED},
+        "Provisioning": {
+            **_object({"number": _provisioned(settings), "schedule": nullable(_schedule(settings))}, ["number"]),
+            **CLOSED,
+        },
         **ANSWERS,
+    }
+
+
+CLOSED: Final[Schema] = {"additionalProperties": False}
+
+
+def _provisioned(settings: Settings) -> Schema:
+    return _between(0, settings.limit_provisioned, "workers started, loaded and kept")
+
+
+def _schedule(settings: Settings) -> Schema:
+    """What cannot be said here: that two actions have two names, and which cron expressions there are."""
+    action = {
+        "name": {**STRING, "pattern": "^[A-Za-z0-9_-]{1,60}$"},
+        "number": _provisioned(settings),
+        "cron": {**STRING, "description": "second minute hour day month weekday year, in UTC+8", "examples": ["0 0 9 * * MON-FRI *"]},
+    }
+    return {
+        "type": "array",
+        "items": {**_object(action, ["name", "number", "cron"]), **CLOSED},
+        "maxItems": settings.limit_provisioned_actions,
+        "description": "each action sets the number at its times, until the next action",
     }
 
 
@@ -291,6 +320,41 @@ ANSWERS: Final[dict[str, Schema]] = {
             "log": STRING,
             "runtime": {**STRING, "description": "the runtime that served it; absent where nothing ran"},
         }
+    ),
+    "Concurrency": _object(
+        {
+            "function": NAME,
+            "namespace": NAME,
+            "reserved_mb": {**nullable(INTEGER), "description": "the function's own share; null: none, it uses the unreserved part"},
+            "total_mb": {**INTEGER, "description": "the namespace's"},
+            "unreserved_mb": {**INTEGER, "description": "what functions without a reservation share"},
+        },
+        ["reserved_mb", "total_mb", "unreserved_mb"],
+    ),
+    "Provisioned": _object(
+        {
+            "function": NAME,
+            "namespace": NAME,
+            "version": STRING,
+            "number": {**INTEGER, "description": "as configured"},
+            "schedule": {"type": "array", "items": {"type": "object"}},
+            "allocated": {**INTEGER, "description": "wanted now, by number and schedule"},
+            "available": {**INTEGER, "description": "started, loaded and alive"},
+            "status": {"type": "string", "enum": ["done", "in_progress", "failed"]},
+            "reason": {**STRING, "description": "why the last start failed"},
+            "updated_at": nullable(TIME),
+        },
+        ["number", "schedule", "allocated", "available", "status", "reason"],
+    ),
+    "Account": _object(
+        {
+            "namespaces": {"type": "array", "items": {"type": "object"}},
+            "total_mb": INTEGER,
+            "reserved_mb": INTEGER,
+            "provisioned_mb": INTEGER,
+            "limits": {"type": "object"},
+        },
+        ["namespaces", "total_mb", "reserved_mb", "provisioned_mb", "limits"],
     ),
     "LogEntry": _object({"cursor": INTEGER, "request_id": STRING, "time": TIME, "status": INTEGER, "log": STRING}),
     "Sandbox": _object(

@@ -20,9 +20,12 @@ from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
 from server.functions.aliases import Alias, Aliases
+from server.functions.concurrency import Concurrency, QuotaChange
 from server.functions.layers import Layers
 from server.functions.model import Function
 from server.functions.namespaces import Namespaces
+from server.functions.provisions import Provisions, Target
+from server.functions.reconciler import Reconciler
 from server.functions.service import Functions
 from server.functions.versions import Versions
 from server.records.recorder import Recorder
@@ -47,6 +50,12 @@ class Runtime(Protocol):
     async def announce(self, function_id: str) -> None: ...
     async def describe(self) -> dict[str, Any]: ...
     async def resolve(self, runtime: str) -> dict[str, Any]: ...
+    async def quota(self, namespace: str, epoch: int, family: str = "", *, is_reserved: bool = False) -> None: ...
+    async def provision(
+        self, spec: FunctionSpec, number: int, *, purpose: str = ..., revision: int = 0, seconds: float | None = None
+    ) -> None: ...
+    async def unprovision(self, function_id: str, *, purpose: str = ..., revision: int = 0) -> None: ...
+    async def provisions(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(slots=True)
@@ -61,6 +70,9 @@ class Services:
     versions: Versions
     aliases: Aliases
     layers: Layers
+    concurrency: Concurrency
+    provisions: Provisions
+    reconciler: Reconciler
     recorder: Recorder
     cache: FunctionCache
     calls: Calls
@@ -77,7 +89,7 @@ class Services:
 
     async def _change(self, blocking: Callable[[], Function], deleted: bool) -> Function:
         function = await self.uploads.run(blocking)
-        await self._tell(function, self.client.retire(function.function_id, None if deleted else function.generation))
+        await self._tell_of(function, self.client.retire(function.function_id, None if deleted else function.generation))
         return function
 
     async def change_alias(self, blocking: Callable[[], tuple[Function, Alias]]) -> Alias:
@@ -86,7 +98,7 @@ class Services:
 
     async def _change_alias(self, blocking: Callable[[], tuple[Function, Alias]]) -> Alias:
         function, alias = await self.lookups.run(blocking)
-        await self._tell(function, self.client.announce(function.function_id))
+        await self._tell_of(function, self.client.announce(function.function_id))
         return alias
 
     async def copy(self, name: str, new_name: str, namespace: str, **options: Any) -> Function:
@@ -96,18 +108,56 @@ class Services:
     async def _copy(self, blocking: Callable[[], tuple[Function, Function | None]]) -> Function:
         function, overwritten = await self.lookups.run(blocking)
         if overwritten is not None:
-            await self._tell(overwritten, self.client.retire(overwritten.function_id, None))
+            await self._tell_of(overwritten, self.client.retire(overwritten.function_id, None))
         return function
 
-    async def _tell(self, function: Function, telling: Coroutine[Any, Any, None]) -> None:
+    async def _tell_of(self, function: Function, telling: Coroutine[Any, Any, None]) -> None:
         """After the commit: who is told to look again must find the new one."""
         self.cache.forget(function.function_id)
+        await self._tell(telling)
+
+    async def _tell(self, telling: Coroutine[Any, Any, None]) -> None:
+        """What is committed holds although sandboxd can't be told: it has no worker of the old one when it comes back, every acquire names
+        its generation and its quotas' epoch, and the reconciler does the rest."""
         try:
             async with asyncio.timeout(RETIRE_SECONDS):
                 await telling
         except (SandboxError, TimeoutError) as error:
-            # It has no worker of the old one when it comes back, and every acquire names its generation.
-            _log.warning(pairs("sandboxd was not told of a change", function=function.name, error=str(error) or "no answer"))
+            _log.warning(pairs("sandboxd was not told of a change", error=str(error) or "no answer"))
+
+    async def change_quota(self, blocking: Callable[[], QuotaChange]) -> QuotaChange:
+        """The same for a change of a quota: when this returns, no call is admitted by an older one on this machine."""
+        return await self.changes.finish(self._change_quota(blocking))
+
+    async def _change_quota(self, blocking: Callable[[], QuotaChange]) -> QuotaChange:
+        change = await self.lookups.run(blocking)
+        self.cache.forget(None)
+        await self._tell(self.client.quota(change.namespace, change.epoch, change.family, is_reserved=change.is_reserved))
+        return change
+
+    async def provision(self, blocking: Callable[[], Target]) -> Target:
+        """Change what is provisioned of a version, and begin with it."""
+        return await self.changes.finish(self._provision(blocking))
+
+    async def _provision(self, blocking: Callable[[], Target]) -> Target:
+        target = await self.lookups.run(blocking)
+        await self._tell(self.reconciler.push(target))
+        return target
+
+    async def unprovision(self, blocking: Callable[[], tuple[str, int]]) -> None:
+        await self.changes.finish(self._unprovision(blocking))
+
+    async def _unprovision(self, blocking: Callable[[], tuple[str, int]]) -> None:
+        function_id, revision = await self.lookups.run(blocking)
+        await self._tell(self.client.unprovision(function_id, revision=revision))
+
+    async def provisioned(self) -> dict[str, dict[str, Any]]:
+        """What sandboxd has of what is provisioned, by the version's `function_id`. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                return {row["function_id"]: row for row in await self.client.provisions()}
+        except TimeoutError:
+            raise Unavailable(f"sandboxd did not answer within {DESCRIBE_SECONDS:g} s") from None
 
     async def served_by(self, runtime: str) -> dict[str, Any] | None:
         """{"image", "runtime"} that serve this runtime now; None where no image does, or while sandboxd is away."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from server.cli import calls, functions, inspection, layers, local, namespaces, versions
+from server.cli import calls, concurrency, functions, inspection, layers, local, namespaces, versions
 from server.cli.demo import demo
 from server.cli.up import up
 
@@ -33,6 +33,9 @@ for command in (
     versions.alias,
     namespaces.namespace,
     layers.layer,
+    concurrency.concurrency,
+    concurrency.provisioned,
+    concurrency.account,
     inspection.ps,
     inspection.usage,
     inspection.token,

@@ -87,10 +87,10 @@ class Checks:
             "runtime": self._runtime,
             "handler": self._handler,
             "memory": self._memory,
-            "timeout": lambda value: _integer("timeout", value, 1, settings.limit_timeout_seconds),
-            "init_timeout": lambda value: _integer("init_timeout", value, 3, MAX_INIT_TIMEOUT_SECONDS),
-            "concurrency": lambda value: _integer("concurrency", value, 1, settings.limit_concurrency),
-            "tmp": lambda value: _integer("tmp", value, 1, settings.limit_tmp_mb),
+            "timeout": lambda value: checked_integer("timeout", value, 1, settings.limit_timeout_seconds),
+            "init_timeout": lambda value: checked_integer("init_timeout", value, 3, MAX_INIT_TIMEOUT_SECONDS),
+            "concurrency": lambda value: checked_integer("concurrency", value, 1, settings.limit_concurrency),
+            "tmp": lambda value: checked_integer("tmp", value, 1, settings.limit_tmp_mb),
             "environment": self._environment,
             "network": self._network,
             "layers": self._layers,
@@ -167,7 +167,7 @@ class Checks:
 
     def _memory(self, value: Any) -> int:
         limit = self._settings.limit_memory_mb
-        memory = _integer("memory", value, SMALLEST_MEMORY_MB, limit)
+        memory = checked_integer("memory", value, SMALLEST_MEMORY_MB, limit)
         if memory != SMALLEST_MEMORY_MB and memory % MEMORY_STEP_MB:
             raise BadRequest(
                 f"memory: {memory} is not {SMALLEST_MEMORY_MB} or a multiple of {MEMORY_STEP_MB}",
@@ -206,7 +206,7 @@ class Checks:
 def _layer(item: Any) -> tuple[str, int]:
     if not isinstance(item, Mapping) or set(item) != {"name", "version"} or not isinstance(item["name"], str):
         raise BadRequest(f"layers: {shown(item)} is not a layer's version", field="layers", hint='{"name": "numpy", "version": 1}')
-    return item["name"], _integer("layers.version", item["version"], 1, MAX_LAYER_VERSION)
+    return item["name"], checked_integer("layers.version", item["version"], 1, MAX_LAYER_VERSION)
 
 
 def _object(payload: Any, what: str = "the body") -> Mapping[str, Any]:
@@ -251,7 +251,7 @@ def _variable(key: Any) -> str:
     return key
 
 
-def _integer(field: str, value: Any, low: int, high: int) -> int:
+def checked_integer(field: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON has one kind of numbers: 128.0 is 128
     # bool is a subclass of int: {"memory": true} is a mistake, not one megabyte.

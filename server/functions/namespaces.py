@@ -15,6 +15,7 @@ from sandbox.settings import Settings
 from server.errors import Conflict, LimitExceeded, NamespaceNotFound
 from server.functions.checks import checked_description, checked_fields, checked_name, is_name, shown
 from server.functions.model import DEFAULT_NAMESPACE
+from server.functions.quotas import forget_namespace
 from server.store.engine import next_numbers, writing
 from server.store.tables import FUNCTIONS_COUNTER, LAYERS_COUNTER, functions, layer_versions, layers
 from server.store.tables import namespaces as table
@@ -89,6 +90,7 @@ class Namespaces:
                 if count:
                     raise Conflict(f"namespace {name} has {count} {what}", code="namespace_not_empty", hint="delete them first")
             connection.execute(delete(layers).where(layers.c.namespace == name))
+            forget_namespace(connection, name)
             connection.execute(delete(table).where(table.c.name == found.name))
 
 

@@ -26,6 +26,7 @@ from server.functions.handlers import split_handler
 from server.functions.listing import NO_FILTERS, conditions, ordering
 from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 from server.functions.namespaces import require_namespace
+from server.functions.quotas import forget_function
 from server.functions.rows import find, missing
 from server.store.engine import next_numbers, writing
 from server.store.tables import FUNCTIONS_COUNTER
@@ -121,6 +122,7 @@ class Functions:
             function = find(connection, name, namespace)
             if not connection.execute(delete(table).where(table.c.function_id == function.function_id)).rowcount:
                 raise missing(name)
+            forget_function(connection, function.function_id, namespace)
         self.collect_code()
         return function
 
@@ -217,6 +219,7 @@ def _take_away(connection: Connection, name: str, namespace: str) -> Function | 
     except FunctionNotFound:
         return None
     connection.execute(delete(table).where(table.c.function_id == found.function_id))
+    forget_function(connection, found.function_id, namespace)
     return found
 
 

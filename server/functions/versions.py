@@ -16,6 +16,7 @@ from server.errors import BadRequest, Conflict, LimitExceeded
 from server.functions import aliases
 from server.functions.checks import checked_description, checked_fields, shown
 from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
+from server.functions.quotas import forget_version
 from server.functions.rows import find, find_version, hold
 from server.store.engine import writing
 from server.store.tables import functions
@@ -81,6 +82,7 @@ class Versions:
             elif using := [alias.name for alias in aliases.of_function(connection, function) if version in alias.versions]:
                 raise Conflict(f"version {version} of {name} is used by the alias {using[0]}", code="version_in_use", hint=IN_USE_HINT)
             connection.execute(delete(table).where(table.c.version_id == found.function_id))
+            forget_version(connection, found.function_id)
             return found
 
     def _check_room(self, connection: Connection, function: Function) -> None:

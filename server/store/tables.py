@@ -6,6 +6,9 @@
     aliases         one row an alias; every function has one, `$DEFAULT`
     layers          one row a layer that there is or was: the last number it gave out, which is never given again
     layer_versions  one row a layer's version that there is
+    quotas          one row a namespace whose concurrency was ever changed
+    reservations    one row a function that has a share of its namespace's concurrency to itself
+    provisioned     one row a version that has workers started ahead
     invocations     one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
     usage           one row a function and day
     counters        named numbers; updating one holds its row until commit, which is our lock on every database
@@ -136,6 +139,43 @@ usage: Final = Table(
     Column("billed_ms", BigInteger, nullable=False),
 )
 
+quotas: Final = Table(
+    "quotas",
+    METADATA,
+    Column("namespace", String(60), primary_key=True),
+    # NULL: never set.
+    Column("total_mb", BigInteger),
+    Column("epoch", BigInteger, nullable=False),
+)
+
+reservations: Final = Table(
+    "reservations",
+    METADATA,
+    Column("function_id", String(36), primary_key=True),
+    Column("namespace", String(60), nullable=False),
+    Column("reserved_mb", BigInteger, nullable=False),
+    Index("reservations_namespace", "namespace"),
+)
+
+provisioned: Final = Table(
+    "provisioned",
+    METADATA,
+    Column("function_id", String(36), primary_key=True),
+    Column("family", String(36), nullable=False),
+    Column("namespace", String(60), nullable=False),
+    Column("function", String(60), nullable=False),
+    Column("version", String(60), nullable=False),
+    Column("number", Integer, nullable=False),
+    # The largest number that the schedule has.
+    Column("peak", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("schedule", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index("provisioned_family", "family"),
+    Index("provisioned_namespace", "namespace"),
+)
+
 counters: Final = Table(
     "counters",
     METADATA,
@@ -148,3 +188,5 @@ counters: Final = Table(
 INVOCATIONS_COUNTER: Final = "invocations"
 FUNCTIONS_COUNTER: Final = "functions"
 LAYERS_COUNTER: Final = "layers"
+#: Quota epochs and revisions of what is provisioned come from here, and whoever changes one holds it.
+QUOTAS_COUNTER: Final = "quotas"

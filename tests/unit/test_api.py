@@ -67,6 +67,8 @@ class FakeClient:
         self.events: list[bytes] = []
         self.retired: list[tuple[str, int | None]] = []
         self.announced: list[str] = []
+        self.quotas: list[tuple[str, int, str, bool]] = []
+        self.provisioned: dict[str, tuple[FunctionSpec, int, int]] = {}
         self.sandboxes: list[dict[str, Any]] = [{"id": "s1", "state": "leased", "memory_bytes": 5}, {"id": "s2", "state": "idle"}]
 
     async def start(self) -> None:
@@ -105,6 +107,28 @@ class FakeClient:
     async def resolve(self, runtime: str) -> dict[str, Any]:
         self._check()
         return dict(SERVED_BY)
+
+    async def quota(self, namespace: str, epoch: int, family: str = "", *, is_reserved: bool = False) -> None:
+        self._check()
+        self.quotas.append((namespace, epoch, family, is_reserved))
+
+    async def provision(
+        self, spec: FunctionSpec, number: int, *, purpose: str = "provisioned", revision: int = 0, seconds: float | None = None
+    ) -> None:
+        self._check()
+        self.provisioned[spec.function_id] = (spec, number, revision)
+
+    async def unprovision(self, function_id: str, *, purpose: str = "provisioned", revision: int = 0) -> None:
+        self._check()
+        self.provisioned.pop(function_id, None)
+
+    async def provisions(self) -> list[dict[str, Any]]:
+        self._check()
+        said = {"purposes": ["provisioned"], "available": 1, "status": "failed", "reason": "it \u00e9 broke"}
+        return [
+            {"function_id": function_id, "allocated": number, "revision": revision, **said}
+            for function_id, (_, number, revision) in self.provisioned.items()
+        ]
 
     async def describe(self) -> dict[str, Any]:
         self._check()
@@ -888,6 +912,10 @@ async def test_the_openapi_document_has_every_path_with_its_parameters_and_answe
         ("/v1/sandboxes", "get"),
         ("/v1/images", "get"),
         ("/v1/usage", "get"),
+        ("/v1/account", "get"),
+        ("/v1/account", "put"),
+        *(("/v1/functions/{name}/concurrency", method) for method in ("get", "put", "delete")),
+        *(("/v1/functions/{name}/versions/{version}/provisioned", method) for method in ("get", "put", "delete")),
         ("/healthz", "get"),
         ("/readyz", "get"),
         ("/metrics", "get"),

@@ -477,3 +477,42 @@ def test_deploy_names_layers_in_order_or_takes_them_away(server: Server, tmp_pat
     assert json.loads(server.requests[-1].body) == {"layers": []}
     assert server.run("deploy", "hello", str(tmp_path), "--no-layers", "--layer", "a:1").exit_code == 2
     assert server.run("deploy", "hello", str(tmp_path), "--layer", "a").exit_code == 2
+
+
+# Concurrency ----------------------------------------------------------------------------------------------------------------
+
+
+def test_concurrency_is_reserved_shown_and_given_back(server: Server) -> None:
+    path = "/v1/functions/hello/concurrency"
+    share = {"function": "hello", "namespace": "default", "reserved_mb": 0, "total_mb": 1000, "unreserved_mb": 1000}
+    server.answers = {f"PUT {path}": Answer(body=share), f"GET {path}": Answer(body=share), f"DELETE {path}": Answer(204)}
+    result = server.run("concurrency", "set", "hello", "0")
+    assert result.exit_code == 0 and "reserved_mb    0" in result.output
+    assert json.loads(server.requests[-1].body) == {"reserved_mb": 0}
+    assert json.loads(server.run("concurrency", "get", "hello", "--namespace", "alice", "--json").output) == share
+    assert server.requests[-1].path == f"{path}?namespace=alice"
+    assert server.run("concurrency", "rm", "hello").output == "hello has no reservation\n"
+
+
+def test_workers_are_provisioned_with_a_schedule(server: Server) -> None:
+    path = "/v1/functions/hello/versions/3/provisioned"
+    server.answers = {f"{method} {path}": Answer(body={"status": "done"}) for method in ("PUT", "GET")} | {f"DELETE {path}": Answer(204)}
+    assert server.run("provisioned", "set", "hello", "3", "2", "--at", "day=5=0 0 8 * * * *").exit_code == 0
+    schedule = [{"name": "day", "number": 5, "cron": "0 0 8 * * * *"}]
+    assert json.loads(server.requests[-1].body) == {"number": 2, "schedule": schedule}
+    assert "done" in server.run("provisioned", "get", "hello", "3").output
+    assert server.run("provisioned", "rm", "hello", "3").exit_code == 0
+
+
+@pytest.mark.parametrize("action", ["day", "day=5", "day=x=0 0 8 * * * *", "=5=0 0 8 * * * *"])
+def test_an_action_that_is_none_is_wrong_usage(server: Server, action: str) -> None:
+    result = server.run("provisioned", "set", "hello", "3", "2", "--at", action)
+    assert result.exit_code == 2 and server.requests == []
+
+
+def test_the_account_is_a_table_and_its_total_is_set(server: Server) -> None:
+    row = {"namespace": "default", "functions_count": 2, "total_mb": 1000, "reserved_mb": 100, "unreserved_mb": 900, "provisioned_mb": 0}
+    server.answers = {"GET /v1/account": Answer(body={"namespaces": [row]}), "PUT /v1/account": Answer(body={"namespaces": []})}
+    assert server.run("account").output.splitlines()[1].split() == ["default", "2", "1000", "MB", "100", "MB", "900", "MB", "0", "MB"]
+    assert server.run("account", "set-total", "2000", "--namespace", "alice").output == "alice: 2000 MB\n"
+    assert json.loads(server.requests[-1].body) == {"namespace": "alice", "total_mb": 2000}

@@ -6,6 +6,7 @@ The sandboxd here has no sandboxes: a lease is a plain subprocess of the guest p
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,15 @@ class Sandboxd:
 
     def _changed(self, channel: Channel, message: dict[str, Any]) -> None:
         channel.send({"id": message["id"]})
+
+    def _quota(self, channel: Channel, message: dict[str, Any]) -> None:
+        channel.send({"id": message["id"]})
+
+    _provision = _unprovision = _quota
+
+    def _provisions(self, channel: Channel, message: dict[str, Any]) -> None:
+        for number, part in enumerate(self.parts, 1):
+            channel.send({"id": message["id"], "part": {"provisions": part["sandboxes"]}, "more": number < len(self.parts)})
 
     def _describe(self, channel: Channel, message: dict[str, Any]) -> None:
         for number, part in enumerate(self.parts, 1):
@@ -575,3 +586,34 @@ async def test_changes_by_others_are_told(client: Client, sandboxd: Sandboxd) ->
     await until(lambda: len(told) == 2)
     assert told == ["f-7", None]
     client.on_change = lambda _: None
+
+
+async def test_quotas_and_demands_are_told_as_they_are(client: Client, sandboxd: Sandboxd) -> None:
+    await client.quota("default", 7, "f-1", is_reserved=True)
+    await client.provision(SPEC, 3)
+    await client.provision(SPEC, 1, purpose="timer t", revision=4, seconds=60)
+    await client.unprovision("f-1", revision=5)
+    (quota,), (first, second), (release,) = sandboxd.saw("quota"), sandboxd.saw("provision"), sandboxd.saw("unprovision")
+    assert {key: quota[key] for key in ("namespace", "epoch", "family", "is_reserved")} == {
+        "namespace": "default",
+        "epoch": 7,
+        "family": "f-1",
+        "is_reserved": True,
+    }
+    assert first["spec"] == json.loads(json.dumps(SPEC.to_json()))
+    assert [(r["number"], r["purpose"], r["revision"], r["seconds"]) for r in (first, second)] == [
+        (3, "provisioned", 0, None),
+        (1, "timer t", 4, 60),
+    ]
+    assert (release["function_id"], release["purpose"], release["revision"]) == ("f-1", "provisioned", 5)
+
+
+async def test_what_is_provisioned_comes_in_parts(client: Client, sandboxd: Sandboxd) -> None:
+    sandboxd.parts = [{"sandboxes": [{"function_id": "a"}]}, {"sandboxes": [{"function_id": "b"}]}]
+    assert await client.provisions() == [{"function_id": "a"}, {"function_id": "b"}]
+
+
+async def test_a_specification_is_sent_with_the_quotas_it_has_now(client: Client, sandboxd: Sandboxd) -> None:
+    await call(client)
+    await call(client, spec=replace(SPEC, quota_epoch=2, reserved_mb=0))
+    assert [request["spec"]["reserved_mb"] for request in sandboxd.saw("acquire")] == [None, 0]

@@ -14,8 +14,7 @@ import pytest
 from sandbox import environment, keepalive, plan
 from sandbox.codestore import CodeStore
 from sandbox.daemon.checks import checked_spec
-from sandbox.errors import ImageError, LaunchError, NoCapacity, Throttled
-from sandbox.gate import MEGABYTE, Gate
+from sandbox.errors import ImageError, LaunchError, NoCapacity
 from sandbox.kernel import constants as k
 from sandbox.layers import Layers
 from sandbox.settings import Settings
@@ -35,54 +34,6 @@ SPEC = FunctionSpec(
     timeout_seconds=2.5,
     environment={"OWN": "1"},
 )
-
-
-# ---- gate --------------------------------------------------------------------------------------------------------
-
-
-def enter(gate: Gate, function: str = "f", *, concurrency: int = 2, memory_mb: int = 128) -> None:
-    gate.enter(function, concurrency=concurrency, memory_bytes=memory_mb * MEGABYTE, shown="shown")
-
-
-def test_the_call_over_the_concurrency_is_throttled_and_counts_nothing() -> None:
-    gate = Gate(1 << 40)
-    enter(gate)
-    enter(gate)
-    before = (dict(gate.running), gate.running_bytes)
-    with pytest.raises(Throttled, match="'shown' already runs 2 calls, its concurrency limit is 2"):
-        enter(gate)
-    assert (gate.running, gate.running_bytes, gate.throttled, gate.refused) == (*before, 1, 0)
-
-
-def test_another_function_has_a_concurrency_of_its_own() -> None:
-    gate = Gate(1 << 40)
-    enter(gate, "a", concurrency=1)
-    enter(gate, "b", concurrency=1)
-    assert gate.running == {"a": 1, "b": 1}
-
-
-def test_a_concurrency_of_zero_lets_nothing_in() -> None:
-    with pytest.raises(Throttled):
-        enter(Gate(1 << 40), concurrency=0)
-
-
-def test_who_leaves_makes_room_and_an_empty_gate_remembers_nothing() -> None:
-    gate = Gate(1 << 40)
-    enter(gate, concurrency=1)
-    gate.leave("f", 128 * MEGABYTE)
-    assert (gate.running, gate.running_bytes) == ({}, 0)
-    enter(gate, concurrency=1)
-
-
-def test_the_machine_is_full_by_the_running_calls_limits_and_tmp_in_use() -> None:
-    gate = Gate(256 * MEGABYTE)
-    gate.tmp_bytes = 64 * MEGABYTE
-    enter(gate, "a")
-    with pytest.raises(NoCapacity, match="320 MB, the machine's bound is 256 MB"):
-        enter(gate, "b")
-    assert (gate.running, gate.refused, gate.throttled) == ({"a": 1}, 1, 0)
-    gate.tmp_bytes = 0
-    enter(gate, "b")  # exactly the bound
 
 
 # ---- keep-alive --------------------------------------------------------------------------------------------------
@@ -105,6 +56,13 @@ def test_workers_expire_when_they_were_idle_for_the_whole_time() -> None:
 def test_the_longest_unused_go_first() -> None:
     assert [w.name for w in keepalive.least_valuable(WORKERS, 2)] == ["old", "middle"]
     assert len(keepalive.least_valuable(WORKERS, 9)) == 3
+
+
+def test_provisioned_workers_are_spared_those_used_last_of_each_key() -> None:
+    idle = {"a": WORKERS, "b": [Idle("other", 1.0)], "c": [Idle("third", 2.0)]}
+    assert [w.name for w in keepalive.dispensable(idle, {"a": 2, "c": 1})] == ["young", "other"]
+    assert [w.name for w in keepalive.dispensable(idle, {"a": 9})] == ["other", "third"]
+    assert len(keepalive.dispensable(idle, {})) == 5
 
 
 # ---- slots -------------------------------------------------------------------------------------------------------
@@ -449,6 +407,10 @@ BAD: list[tuple[str, Any]] = [
         for name in ("generation", "memory_mb", "tmp_mb", "timeout_seconds", "init_timeout_seconds", "concurrency")
         for bad in (-1, "1", None, True)
     ),
+    *((name, bad) for name in ("quota_epoch", "reserved_mb", "unreserved_mb") for bad in (-1, "1", True, 1.5, 1 << 60, [])),
+    ("quota_epoch", None),
+    ("family", 5),
+    ("family", "x" * 513),
     ("memory_mb", CONF.limit_memory_mb + 1),
     ("tmp_mb", CONF.limit_tmp_mb + 1),
     ("tmp_mb", 0),

@@ -21,6 +21,7 @@ RUNTIME = re.compile(r"python[23](\.[0-9]{1,2})?", re.IGNORECASE)
 RANGE = re.compile(r"\(-?[0-9]+,-?[0-9]+\)|\[-?[0-9]+,-?[0-9]+\]")
 ROUTING_KEY = "X-Scf-Routing-Key"
 LAYER = re.compile(r"[A-Za-z]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
+ACTION = re.compile(r"[A-Za-z0-9_-]{1,60}")
 EXISTING = "hello"
 EXISTING_LAYER = {"name": "shared", "version": 1}
 
@@ -97,6 +98,13 @@ def _improved_body(body: dict[str, Any]) -> dict[str, Any]:
             rule["expression"] = improved(rule.get("expression"), RANGE, "[1,5]")
     if isinstance(changed.get("layers"), list) and changed["layers"] and all(map(_is_layer, changed["layers"])):
         changed["layers"] = [EXISTING_LAYER]
+    # Quotas that leave room for the calls of other requests.
+    for field, roomy in (("reserved_mb", 2000), ("total_mb", 128_000)):
+        if type(changed.get(field)) is int and changed[field] >= 0:
+            changed[field] = roomy
+    if isinstance(changed.get("schedule"), list):
+        for index, action in enumerate(changed["schedule"]):
+            _improve_action(action, index)
     return changed
 
 
@@ -104,3 +112,11 @@ def _is_layer(item: Any) -> bool:
     """Whether it could be a layer's version, if only there were such a one."""
     right = isinstance(item, dict) and set(item) == {"name", "version"} and isinstance(item["name"], str)
     return right and bool(LAYER.fullmatch(item["name"])) and type(item["version"]) in (int, float) and 0 < item["version"] < 2**31
+
+
+def _improve_action(action: Any, index: int) -> None:
+    """A cron expression that is one, and a name that no other action has."""
+    if isinstance(action, dict) and isinstance(action.get("cron"), str):
+        action["cron"] = "0 0 8 * * MON-FRI *"
+    if isinstance(action, dict) and isinstance(action.get("name"), str) and ACTION.fullmatch(action["name"]):
+        action["name"] = f"action-{index}"
