@@ -84,10 +84,10 @@ class _Answer:
     complaint: str = ""
 
 
-def find_interpreters(root: str, *, extra: Iterable[str] = ()) -> Interpreters:
-    """Look in the usual places and at `extra` (absolute paths inside the image), and try each interpreter once."""
+def find_interpreters(root: str, *, extra: Iterable[str] = (), folders: Iterable[str] = ()) -> Interpreters:
+    """Look in the usual places, in `folders` and at `extra` (absolute paths inside the image), and try each interpreter once."""
     found = Interpreters()
-    for path in _candidates(root, extra):
+    for path in _candidates(root, extra, folders):
         answer = _ask(root, path, _NEEDED)
         if not answer.version:
             found.warnings.append(f"{path} does not run: {answer.complaint}")
@@ -119,10 +119,10 @@ def run_confined(root: str, command: list[str], *, timeout_seconds: float = _TIM
     )
 
 
-def _candidates(root: str, extra: Iterable[str]) -> list[str]:
+def _candidates(root: str, extra: Iterable[str], folders: Iterable[str]) -> list[str]:
     """Paths inside the image, each real file once, exact names ("python3.6") before loose ones ("python3")."""
     named: list[str] = []
-    for folder in _folders(root):
+    for folder in (*_folders(root), *(folder.strip("/") for folder in folders)):
         named += [f"/{folder}/{name}" for name in _listing(root, folder) if _NAME.fullmatch(name)]
     named.sort(key=lambda path: "." not in os.path.basename(path))  # stable: the folders keep their order
     paths = [*extra, *named]

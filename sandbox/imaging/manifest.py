@@ -49,16 +49,18 @@ def complete(
     progress: Progress,
     sha256: str = "",
     extra: Iterable[str] = (),
+    folders: Iterable[str] = (),
     allow_empty: bool = False,
 ) -> Manifest:
     """Finish a staged image whose `root/` is filled, and write its manifest.
 
-    `sha256` is an archive's; without one it is made from the tree. Raises ImageError when nothing in it runs, unless `allow_empty`.
+    `sha256` is an archive's; without one it is made from the tree. `extra` are interpreters, `folders` directories that may hold some,
+    both beside the usual ones. Raises ImageError when nothing in it runs, unless `allow_empty`.
     """
     root = str(stage / ROOT)
     prepare_root(root)
     progress(0, None, "looking for interpreters")
-    found = find_interpreters(root, extra=extra)
+    found = find_interpreters(root, extra=extra, folders=folders)
     for warning in found.warnings:
         _log.warning("%s", warning)
     if not found.runtimes and not allow_empty:
@@ -134,8 +136,6 @@ def _read(root: str, name: str) -> str:
 def _why_empty(root: str, found: Interpreters) -> str:
     if found.warnings:
         return "; ".join(found.warnings)
-    if os.path.exists(os.path.join(root, "manifest.json")) or os.path.exists(os.path.join(root, "oci-layout")):
-        return "this is an archive of image layers; `docker export CONTAINER` writes a root filesystem"
     return "install one in it first, or --allow-empty keeps it without a runtime"
 
 
