@@ -56,10 +56,30 @@ def image_ls(as_json: bool) -> None:
 @_FORCE
 @_AS_JSON
 def image_import(file: str, name: str, allow_empty: bool, force: bool, as_json: bool) -> None:
-    """Import a root filesystem: a tarball, plain or gz, bz2, xz, zst, also from `docker export`."""
+    """Import an archive, plain or gz, bz2, xz, zst.
+
+    It may be a root filesystem (also from `docker export`), what `docker save` writes, or an OCI archive.
+    """
     from sandbox.imaging.tarball import import_tarball
 
     _make(lambda progress: import_tarball(_settings(), file, name, progress=progress, force=force, allow_empty=allow_empty), as_json)
+
+
+@image.command("pull")
+@click.argument("reference")
+@click.option("--name", required=True, help="What to call the image.")
+@click.option("--authfile", type=click.Path(exists=True, dir_okay=False), help="Credentials, as `skopeo login` writes them.")
+@click.option("--tls-verify", type=bool, default=True, show_default=True, help="False allows plain HTTP and any certificate.")
+@click.option("--allow-empty", is_flag=True, help="Keep an image in which no interpreter runs.")
+@_FORCE
+@_AS_JSON
+def image_pull(reference: str, name: str, authfile: str | None, tls_verify: bool, allow_empty: bool, force: bool, as_json: bool) -> None:
+    """Pull an image from a registry, by skopeo: python:3.11, registry.local:5000/team/image@sha256:…"""
+    from sandbox.imaging.registry import pull_image
+
+    authfile = os.path.abspath(authfile) if authfile else ""
+    options = {"force": force, "allow_empty": allow_empty, "verify_tls": tls_verify}
+    _make(lambda progress: pull_image(_settings(), reference, name, authfile=authfile, progress=progress, **options), as_json)
 
 
 @image.group("build")
