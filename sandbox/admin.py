@@ -84,7 +84,7 @@ def image_pull(reference: str, name: str, authfile: str | None, tls_verify: bool
 
 @image.group("build")
 def image_build() -> None:
-    """Build an image from the host's Python or from Debian's archive."""
+    """Build an image from the host's Python, from Debian's archive or from CentOS's vault."""
 
 
 @image_build.command("host")
@@ -110,6 +110,18 @@ def image_build_debian(suite: str, name: str, mirror: str, force: bool, as_json:
     from sandbox.imaging.debian import build_debian
 
     _make(lambda progress: build_debian(_settings(), suite=suite, name=name, mirror=mirror, progress=progress, force=force), as_json)
+
+
+@image_build.command("centos7")
+@click.option("--name", default="centos7", show_default=True)
+@click.option("--mirror", default="", help="A copy of the vault to take packages from.  [default: vault.centos.org]")
+@_FORCE
+@_AS_JSON
+def image_build_centos7(name: str, mirror: str, force: bool, as_json: bool) -> None:
+    """CentOS 7.2.1511 with Python 2.7.5, made by dnf from signed packages; needs the network."""
+    from sandbox.imaging.centos import build_centos
+
+    _make(lambda progress: build_centos(_settings(), name=name, mirror=mirror, progress=progress, force=force), as_json)
 
 
 @image.command("rm")
