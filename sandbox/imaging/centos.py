@@ -18,7 +18,8 @@ from urllib.request import pathname2url
 from sandbox.errors import ImageError
 from sandbox.image import ROOT
 from sandbox.imaging import Progress, silent
-from sandbox.imaging.manifest import Manifest, complete
+from sandbox.imaging.manifest import NO_PACKAGES, Manifest, complete
+from sandbox.imaging.packages import Packages
 from sandbox.imaging.recipe import RECIPES, load_recipe
 from sandbox.imaging.rootfs import clear_directory, sanitise
 from sandbox.imaging.store import staged
@@ -37,6 +38,7 @@ def build_centos(
     mirror: str = "",
     progress: Progress = silent,
     force: bool = False,
+    packages: Packages = NO_PACKAGES,
     recipe_folder: Path = RECIPES / "centos7",
 ) -> Manifest:
     """Install the recipe's packages and return the image's manifest. Needs the network, or a `mirror` on this machine.
@@ -59,7 +61,8 @@ def build_centos(
             clear_directory(root, folder)
         shutil.rmtree(work)
         sanitise(root)
-        return complete(stage, name, source=f"centos:{recipe['releasever'][0]}", progress=progress)
+        source = f"centos:{recipe['releasever'][0]}"
+        return complete(stage, name, source=source, progress=progress, packages=packages, preloads=recipe.get("preloads", ()))
 
 
 def _configure(work: Path, folder: Path, recipe: dict[str, list[str]], mirror: str) -> None:

@@ -8,7 +8,8 @@ from typing import Final
 from sandbox.errors import ImageError
 from sandbox.image import ROOT
 from sandbox.imaging import Progress, silent
-from sandbox.imaging.manifest import Manifest, complete
+from sandbox.imaging.manifest import NO_PACKAGES, Manifest, complete
+from sandbox.imaging.packages import Packages
 from sandbox.imaging.recipe import load_recipe
 from sandbox.imaging.rootfs import clear_directory, sanitise
 from sandbox.imaging.store import staged
@@ -26,6 +27,7 @@ def build_debian(
     mirror: str = "",
     progress: Progress = silent,
     force: bool = False,
+    packages: Packages = NO_PACKAGES,
 ) -> Manifest:
     """Bootstrap a suite and return the image's manifest. Needs the network. Raises ImageError with debootstrap's last words."""
     program = find_tool("debootstrap")
@@ -34,15 +36,15 @@ def build_debian(
     recipe = load_recipe("debian")
     with staged(settings.images_dir, name, force=force) as stage:
         root = str(stage / ROOT)
-        _bootstrap(_command(program, suite, root, mirror, _packages(recipe, suite)), suite, progress)
+        _bootstrap(_command(program, suite, root, mirror, _debs(recipe, suite)), suite, progress)
         progress(0, None, "removing caches")
         for folder in recipe["caches"]:
             clear_directory(root, folder)
         sanitise(root)
-        return complete(stage, name, source=f"debian:{suite}", progress=progress)
+        return complete(stage, name, source=f"debian:{suite}", progress=progress, packages=packages, preloads=recipe.get("preloads", ()))
 
 
-def _packages(recipe: dict[str, list[str]], suite: str) -> list[str]:
+def _debs(recipe: dict[str, list[str]], suite: str) -> list[str]:
     return [*(recipe["python2_packages"] if suite in recipe["python2_suites"] else []), *recipe["packages"]]
 
 

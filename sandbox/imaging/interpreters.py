@@ -84,8 +84,12 @@ class _Answer:
     complaint: str = ""
 
 
-def find_interpreters(root: str, *, extra: Iterable[str] = (), folders: Iterable[str] = ()) -> Interpreters:
-    """Look in the usual places, in `folders` and at `extra` (absolute paths inside the image), and try each interpreter once."""
+def find_interpreters(root: str, *, extra: Iterable[str] = (), folders: Iterable[str] = (), preloads: Iterable[str] = ()) -> Interpreters:
+    """Look in the usual places, in `folders` and at `extra` (absolute paths inside the image), and try each interpreter once.
+
+    `preloads` are modules that may become preloads beside the standard library's.
+    """
+    preloads = list(preloads)
     found = Interpreters()
     for path in _candidates(root, extra, folders):
         answer = _ask(root, path, _NEEDED)
@@ -99,7 +103,7 @@ def find_interpreters(root: str, *, extra: Iterable[str] = (), folders: Iterable
         if key not in found.runtimes:
             found.runtimes[key] = path
             found.versions[key] = answer.version
-            found.preloads[key] = _preloads(root, path, answer.version)
+            found.preloads[key] = _preloads(root, path, answer.version, preloads)
     return found
 
 
@@ -144,8 +148,8 @@ def _listing(root: str, folder: str) -> list[str]:
         return []
 
 
-def _preloads(root: str, path: str, version: str) -> list[str]:
-    names = [*_BOTH, *_ONLY.get(int(version.partition(".")[0]), [])]
+def _preloads(root: str, path: str, version: str, more: list[str]) -> list[str]:
+    names = [*_BOTH, *_ONLY.get(int(version.partition(".")[0]), []), *more]
     # A module that starts a thread ends the probe: it is struck out and the rest tried again.
     while True:
         answer = _ask(root, path, names)

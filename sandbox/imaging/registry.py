@@ -12,7 +12,8 @@ from typing import Final
 from sandbox.errors import ImageError
 from sandbox.imaging import Progress, silent
 from sandbox.imaging.layered import ARCHIVE, apply_archive
-from sandbox.imaging.manifest import Manifest, complete
+from sandbox.imaging.manifest import NO_PACKAGES, Manifest, complete
+from sandbox.imaging.packages import Packages
 from sandbox.imaging.store import staged
 from sandbox.imaging.tool import BOUND, find_tool, run_tool
 from sandbox.settings import Settings
@@ -32,6 +33,7 @@ def pull_image(
     progress: Progress = silent,
     force: bool = False,
     allow_empty: bool = False,
+    packages: Packages = NO_PACKAGES,
 ) -> Manifest:
     """Pull `reference` ("python:3.11", "registry.local:5000/team/image@sha256:…") as image `name`; its manifest's `sha256` is the
     registry's digest of the image for this machine.
@@ -54,6 +56,7 @@ def pull_image(
             sha256=container.digest.partition(":")[2],
             folders=container.path_folders,
             progress=progress,
+            packages=packages,
             allow_empty=allow_empty,
         )
 

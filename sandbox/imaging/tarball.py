@@ -10,14 +10,13 @@ import logging
 import os
 
 from sandbox import log
-from sandbox.errors import ImageError
 from sandbox.image import ROOT
 from sandbox.imaging import Progress, silent
-from sandbox.imaging.archive import DAMAGED, blamed, opened
 from sandbox.imaging.layered import ARCHIVE, apply_archive, form_in
-from sandbox.imaging.manifest import Manifest, complete
+from sandbox.imaging.manifest import NO_PACKAGES, Manifest, complete
+from sandbox.imaging.packages import Packages
 from sandbox.imaging.store import staged
-from sandbox.imaging.unpack import LIMIT_BYTES, Counts, Unpacker
+from sandbox.imaging.unpack import LIMIT_BYTES, unpack
 from sandbox.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -31,6 +30,7 @@ def import_tarball(
     progress: Progress = silent,
     force: bool = False,
     allow_empty: bool = False,
+    packages: Packages = NO_PACKAGES,
     limit_bytes: int = LIMIT_BYTES,
 ) -> Manifest:
     """Unpack `file` as image `name` and return its manifest; its `sha256` is the file's.
@@ -50,17 +50,13 @@ def import_tarball(
             kind, folders = f"{form}-archive", container.path_folders
         if counts.special or counts.setuid:
             _log.info(log.pairs("left out of the image", devices=counts.special, setuid_bits=counts.setuid))
-        return complete(stage, name, source=f"{kind}:{shown}", sha256=digest, progress=progress, folders=folders, allow_empty=allow_empty)
-
-
-def unpack(file: str | os.PathLike[str], root: str, *, progress: Progress = silent, limit_bytes: int = LIMIT_BYTES) -> tuple[str, Counts]:
-    """Unpack an archive below `root`. Returns the file's SHA-256 and what was done. Raises ImageError; `root` is half full then."""
-    try:
-        with opened(file, progress) as (archive, plain, source), Unpacker(root, limit_bytes=limit_bytes) as unpacker:
-            unpacker.add_all(archive)
-            if not plain.ended():
-                raise ImageError(f"{os.fspath(file)} ends early", hint="fetch it again and compare its checksum")
-            unpacker.finish()
-            return source.finish(), unpacker.counts
-    except DAMAGED as error:
-        raise blamed(error, os.fspath(file), root) from error
+        return complete(
+            stage,
+            name,
+            source=f"{kind}:{shown}",
+            sha256=digest,
+            progress=progress,
+            folders=folders,
+            packages=packages,
+            allow_empty=allow_empty,
+        )

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from sandbox.errors import ImageError
+from sandbox.imaging import Progress, silent
+from sandbox.imaging.archive import DAMAGED, blamed, opened
 from sandbox.imaging.rootfs import directory_mode, file_mode
 
 LIMIT_BYTES: Final = 20 * 10**9
@@ -205,6 +207,19 @@ class Unpacker:
         space = os.fstatvfs(self._root)
         if member.isreg() and member.size + _FREE_BYTES > space.f_bavail * space.f_frsize:
             raise ImageError(f"no space for {member.name!r} of {member.size:,} bytes", hint="HEARTH_HOME names a directory on another disk")
+
+
+def unpack(file: str | os.PathLike[str], root: str, *, progress: Progress = silent, limit_bytes: int = LIMIT_BYTES) -> tuple[str, Counts]:
+    """Unpack an archive below `root`. Returns the file's SHA-256 and what was done. Raises ImageError; `root` is half full then."""
+    try:
+        with opened(file, progress) as (archive, plain, source), Unpacker(root, limit_bytes=limit_bytes) as unpacker:
+            unpacker.add_all(archive)
+            if not plain.ended():
+                raise ImageError(f"{os.fspath(file)} ends early", hint="fetch it again and compare its checksum")
+            unpacker.finish()
+            return source.finish(), unpacker.counts
+    except DAMAGED as error:
+        raise blamed(error, os.fspath(file), root) from error
 
 
 def _step(folder: int, name: str, *, create: bool, shown: str) -> int | str:
