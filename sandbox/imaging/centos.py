@@ -78,6 +78,6 @@ def _install(command: list[str], work: Path, mirror: str, progress: Progress) ->
     # rpm has no other way to be told where its database is when dnf calls it: $HOME/.rpmmacros.
     status, last = run_tool(command, progress=progress, environment={"HOME": str(work)})
     if status:
-        said = "; ".join(last[-_LAST_LINES:])
+        said = "; ".join([line for line in last if " B/s " not in line][-_LAST_LINES:])  # without dnf's meter
         hint = f"it comes from {mirror}: where that can't be reached, --mirror URL names a copy of the vault, and `hearth image import`"
         raise ImageError(f"dnf could not install CentOS: {said}", hint=f"{hint} takes a root filesystem as a tarball")

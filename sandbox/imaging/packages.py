@@ -106,12 +106,11 @@ def install_packages(work: Path, root: str, runtimes: dict[str, str], packages: 
         staging.mkdir(parents=True)
         merged = staging / "merged"
         merged.mkdir()
-        if packages.sdks:
-            _install_sdks(staging, merged, target, packages.wheels, progress)
+        names = _install_sdks(staging, merged, target, packages.wheels, progress) if packages.sdks else []
         for number, file in enumerate(packages.requirements):
             _install_requirements(staging / f"own{number}", merged, target, file, packages.wheels, progress)
         _copy_in(root, target, merged, progress)
-        installed[runtime] = sorted(f"{found.name}=={found.version}" for found in _distributions(merged))
+        installed[runtime] = sorted([*names, *(f"{found.name}=={found.version}" for found in _distributions(merged))])
     return installed
 
 
@@ -141,7 +140,8 @@ def _platforms(glibc: str) -> tuple[str, ...]:
     return (*named, *(f"{name}_{machine}" for name, needs in legacy if minor >= needs))
 
 
-def _install_sdks(staging: Path, merged: Path, target: Target, wheels: str, progress: Progress) -> None:
+def _install_sdks(staging: Path, merged: Path, target: Target, wheels: str, progress: Progress) -> list[str]:
+    """Returns what was unpacked, as "crcmod==1.7"; the others left their metadata."""
     recipe = load_recipe("sdks", folder=SDKS)
     unpacked = dict(line.split(" ") for line in recipe[f"unpacked{target.major}"])
     pins = read_pins(SDKS / f"python{target.major}.txt")
@@ -156,9 +156,10 @@ def _install_sdks(staging: Path, merged: Path, target: Target, wheels: str, prog
         sources.mkdir()
         options = ["download", "--progress-bar=off", "--no-deps", "--require-hashes", "--no-binary=:all:", f"--dest={sources}"]
         _pip([*options, f"--requirement={lists['sources']}"], target, progress)
-    for pin in pins:
-        if pin.name in unpacked:
-            _unpack_source(staging, merged, sources, pin, unpacked[pin.name])
+    taken = [pin for pin in pins if pin.name in unpacked]
+    for pin in taken:
+        _unpack_source(staging, merged, sources, pin, unpacked[pin.name])
+    return [pin.line.split(" ", 1)[0] for pin in taken]
 
 
 def _install_requirements(staging: Path, merged: Path, target: Target, file: str, wheels: str, progress: Progress) -> None:

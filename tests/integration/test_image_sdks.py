@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from sandbox.errors import ImageError
 from sandbox.imaging.host import build_host
 from sandbox.imaging.interpreters import run_confined
 from sandbox.imaging.manifest import Manifest
-from sandbox.imaging.packages import SDKS, Packages
+from sandbox.imaging.packages import SDKS, Packages, read_pins
 from sandbox.settings import Settings
 from tests.conftest import find_python
 from tests.integration.instance import Instance, leaving_nothing
@@ -130,7 +131,10 @@ def test_the_sdks_import_on_python_2(home: Settings) -> None:
     manifest = build_host(home, name="py27", python=find_python("2.7"), packages=sdks())
     assert say(home, manifest, IMPORTS) == "1"
     assert "requests" in manifest.preloads["Python2.7"]
-    assert "cos-python-sdk-v5==1.9.44" in manifest.packages["Python2.7"]
+    pinned = {pin.line.split(" ")[0] for pin in read_pins(SDKS / "python2.txt")}
+    assert {
+        re.sub("[._-]+", "-", text.partition("==")[0]).lower() + text[text.index("==") :] for text in manifest.packages["Python2.7"]
+    } == pinned
 
 
 @pytest.mark.requires("sdks", "user", "memcg")
