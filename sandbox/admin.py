@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed (one line and a hint), 2 bad usage. Results go to 
 
 from __future__ import annotations
 
+import functools
 import json as jsonlib
 import os
 import signal
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,8 +21,30 @@ from sandbox import log, settings
 from sandbox.errors import SandboxError
 from sandbox.imaging import Progress
 
+if TYPE_CHECKING:
+    from sandbox.imaging.packages import Packages
+
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _FORCE = click.option("--force", is_flag=True, help="Replace an image of that name; running sandboxes keep the old one.")
+
+
+def _packages(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that makes an image; the command gets them as one `packages`."""
+
+    @functools.wraps(command)
+    def called(*, sdks: bool, requirements: tuple[str, ...], wheels: str | None, **options: Any) -> None:
+        from sandbox.imaging.packages import Packages
+
+        command(packages=Packages(sdks, tuple(map(os.path.abspath, requirements)), os.path.abspath(wheels) if wheels else ""), **options)
+
+    file, folder = click.Path(exists=True, dir_okay=False), click.Path(exists=True, file_okay=False)
+    for option in (
+        click.option("--wheels", type=folder, help="Take every package file from this directory; no network."),
+        click.option("--requirements", multiple=True, type=file, help="Install a requirements.txt of your own; may be repeated."),
+        click.option("--sdks", is_flag=True, help="Install the SDKs that the original service preinstalls."),
+    ):
+        called = option(called)
+    return called
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,43 +76,95 @@ def image_ls(as_json: bool) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--name", required=True, help="What to call the image.")
 @click.option("--allow-empty", is_flag=True, help="Keep an image in which no interpreter runs.")
+@_packages
 @_FORCE
 @_AS_JSON
-def image_import(file: str, name: str, allow_empty: bool, force: bool, as_json: bool) -> None:
-    """Import a root filesystem: a tarball, plain or gz, bz2, xz, zst, also from `docker export`."""
+def image_import(file: str, name: str, allow_empty: bool, force: bool, as_json: bool, packages: Packages) -> None:
+    """Import an archive, plain or gz, bz2, xz, zst.
+
+    It may be a root filesystem (also from `docker export`), what `docker save` writes, or an OCI archive.
+    """
     from sandbox.imaging.tarball import import_tarball
 
-    _make(lambda progress: import_tarball(_settings(), file, name, progress=progress, force=force, allow_empty=allow_empty), as_json)
+    _make(
+        lambda progress: import_tarball(
+            _settings(), file, name, progress=progress, packages=packages, force=force, allow_empty=allow_empty
+        ),
+        as_json,
+    )
+
+
+@image.command("pull")
+@click.argument("reference")
+@click.option("--name", required=True, help="What to call the image.")
+@click.option("--authfile", type=click.Path(exists=True, dir_okay=False), help="Credentials, as `skopeo login` writes them.")
+@click.option("--tls-verify", type=bool, default=True, show_default=True, help="False allows plain HTTP and any certificate.")
+@click.option("--allow-empty", is_flag=True, help="Keep an image in which no interpreter runs.")
+@_packages
+@_FORCE
+@_AS_JSON
+def image_pull(
+    reference: str, name: str, authfile: str | None, tls_verify: bool, allow_empty: bool, force: bool, as_json: bool, packages: Packages
+) -> None:
+    """Pull an image from a registry, by skopeo: python:3.11, registry.local:5000/team/image@sha256:…"""
+    from sandbox.imaging.registry import pull_image
+
+    authfile = os.path.abspath(authfile) if authfile else ""
+    options: dict[str, Any] = {"force": force, "allow_empty": allow_empty, "verify_tls": tls_verify}
+    _make(
+        lambda progress: pull_image(_settings(), reference, name, authfile=authfile, packages=packages, progress=progress, **options),
+        as_json,
+    )
 
 
 @image.group("build")
 def image_build() -> None:
-    """Build an image from the host's Python or from Debian's archive."""
+    """Build an image from the host's Python, from Debian's archive or from CentOS's vault."""
 
 
 @image_build.command("host")
 @click.option("--name", default="host", show_default=True)
 @click.option("--python", help="Interpreter to build from.  [default: /usr/bin/python3]")
+@_packages
 @_FORCE
 @_AS_JSON
-def image_build_host(name: str, python: str | None, force: bool, as_json: bool) -> None:
+def image_build_host(name: str, python: str | None, force: bool, as_json: bool, packages: Packages) -> None:
     """A small image from the host's own Python and the libraries it needs; no network."""
     from sandbox.imaging.host import build_host
 
-    _make(lambda progress: build_host(_settings(), name=name, python=python, progress=progress, force=force), as_json)
+    _make(lambda progress: build_host(_settings(), name=name, python=python, progress=progress, packages=packages, force=force), as_json)
 
 
 @image_build.command("debian")
 @click.option("--suite", default="bullseye", show_default=True, help="Bullseye and older have Python 2.7.")
 @click.option("--name", default="debian", show_default=True)
 @click.option("--mirror", default="", help="Archive to take packages from.  [default: debootstrap's own]")
+@_packages
 @_FORCE
 @_AS_JSON
-def image_build_debian(suite: str, name: str, mirror: str, force: bool, as_json: bool) -> None:
+def image_build_debian(suite: str, name: str, mirror: str, force: bool, as_json: bool, packages: Packages) -> None:
     """A minimal Debian with its Python, made by debootstrap."""
     from sandbox.imaging.debian import build_debian
 
-    _make(lambda progress: build_debian(_settings(), suite=suite, name=name, mirror=mirror, progress=progress, force=force), as_json)
+    _make(
+        lambda progress: build_debian(
+            _settings(), suite=suite, name=name, mirror=mirror, progress=progress, packages=packages, force=force
+        ),
+        as_json,
+    )
+
+
+@image_build.command("centos7")
+@click.option("--name", default="centos7", show_default=True)
+@click.option("--mirror", default="", help="A copy of the vault to take packages from.  [default: vault.centos.org]")
+@_packages
+@_FORCE
+@_AS_JSON
+def image_build_centos7(name: str, mirror: str, force: bool, as_json: bool, packages: Packages) -> None:
+    """CentOS 7.2.1511 with Python 2.7.5, made by dnf from signed packages; needs the network."""
+    from sandbox.imaging.centos import build_centos
+
+    _make(lambda progress: build_centos(_settings(), name=name, mirror=mirror, progress=progress, packages=packages, force=force), as_json)
 
 
 @image.command("rm")

@@ -84,6 +84,8 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "userns": lambda: Path("/proc/self/ns/user").exists(),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and importlib.util.find_spec("psycopg") is not None,
     "pypi": reaches_pypi,
+    # HEARTH_TEST_WHEELS: a directory with every file that rootfs/sdks/ pins, for a machine whose tests have no network
+    "sdks": lambda: bool(os.environ.get("HEARTH_TEST_WHEELS")) or reaches_pypi(),
     "descriptors": lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 16_000,
     "nft": lambda: os.geteuid() == 0 and can_nat(),
     "user": lambda: any(line.startswith("hearth:") for line in Path("/etc/passwd").read_text().splitlines()),

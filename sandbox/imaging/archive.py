@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -45,6 +46,9 @@ _NOT_FOR_US: Final = {
 #: Everything that reading a damaged archive raises, in tarfile and below it.
 DAMAGED: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, ValueError)
 
+#: What a file of ours may fail with that says nothing about the archive.
+_OURS: Final = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "the disk is read-only"}
+
 # tarfile reads these members whole, into memory: none of them has a reason to be large.
 _HEADER_TYPES: Final = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
@@ -77,23 +81,36 @@ class Source(io.RawIOBase):
 
 
 class Plain:
-    """The decompressed stream as tarfile wants it. `ended` tells whether the archive's end marker was really there."""
+    """The decompressed stream as tarfile wants it. `ended` tells whether the archive's end marker was really there; a layer has its
+    digest for that, told as `sha256` if asked for."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], *, hashed: bool = False) -> None:
         self._stream = stream
         self._tail = b""
+        self._hash = hashlib.sha256() if hashed else None
 
     def read(self, size: int) -> bytes:
         data = self._stream.read(size)
         self._tail = (self._tail + data)[-_BLOCK:] if len(data) < _BLOCK else data[-_BLOCK:]
+        if self._hash is not None:
+            self._hash.update(data)
         return data
 
     def ended(self) -> bool:
         """Read to the end, so that checksums are verified. tarfile takes a cut between two members for the end; zeros prove it."""
+        return self._drain() and self._tail == bytes(_BLOCK)
+
+    def sha256(self) -> str:
+        """Read to the end; the digest of all of it, "" if that is longer than an archive has reason to be."""
+        if self._hash is None or not self._drain():
+            return ""
+        return self._hash.hexdigest()
+
+    def _drain(self) -> bool:
         left = _MAX_TRAILER_BYTES
         while left > 0 and (data := self.read(_CHUNK)):
             left -= len(data)
-        return left > 0 and self._tail == bytes(_BLOCK)
+        return left > 0
 
 
 class _Member(tarfile.TarInfo):
@@ -108,33 +125,46 @@ class _Member(tarfile.TarInfo):
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], progress: Progress) -> Iterator[tuple[tarfile.TarFile, Plain, Source]]:
-    """Open an archive for one pass. Raises ImageError for what is no tarball; reading on may raise any of DAMAGED."""
+def opened(
+    path: str | os.PathLike[str], progress: Progress, *, shown: str = "", hashed: bool = False
+) -> Iterator[tuple[tarfile.TarFile, Plain, Source]]:
+    """Open an archive for one pass. Raises ImageError for what is no tarball; reading on may raise any of DAMAGED.
+
+    Errors call it `shown`, if that is given. `hashed` takes the digest of the decompressed bytes too.
+    """
+    shown = shown or os.fspath(path)
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115 closed below, with what is stacked on it
     except OSError as error:
-        raise ImageError(f"{os.fspath(path)}: {error.strerror}") from error
+        raise ImageError(f"{shown}: {error.strerror}") from error
     with file:
-        kind = _kind(file, path)
+        kind = _kind(file, shown)
         source = Source(file, os.fstat(file.fileno()).st_size, progress)
-        plain = Plain(_decompressed(io.BufferedReader(source, _CHUNK), kind))
+        plain = Plain(_decompressed(io.BufferedReader(source, _CHUNK), kind), hashed=hashed)
         try:
             archive = tarfile.open(fileobj=cast(IO[bytes], plain), mode="r|", tarinfo=_Member, errors="surrogateescape")  # noqa: SIM115
         except DAMAGED as error:
-            raise ImageError(f"{os.fspath(path)} is not a tarball, or a damaged one: {error}", hint=_FORMATS) from error
+            raise ImageError(f"{shown} is not a tarball, or a damaged one: {error}", hint=_FORMATS) from error
         with archive:
             yield archive, plain, source
 
 
-_FORMATS: Final = "a root filesystem as .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst"
+def blamed(error: Exception, shown: str, root: str) -> ImageError:
+    """What to raise for one of DAMAGED while an archive went to `root`: the disk's fault, or else the archive's."""
+    if isinstance(error, OSError) and error.errno in _OURS:
+        return ImageError(f"{root}: {_OURS[error.errno]}", hint="HEARTH_HOME names a directory on another disk")
+    return ImageError(f"{shown} is damaged: {error}", hint="fetch it again and compare its checksum")
 
 
-def _kind(file: io.FileIO, path: str | os.PathLike[str]) -> str:
+_FORMATS: Final = "a root filesystem, `docker save` or an OCI archive as .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst"
+
+
+def _kind(file: io.FileIO, shown: str) -> str:
     start = file.read(_BLOCK)
     file.seek(0)
     for magic, what in _NOT_FOR_US.items():
         if start.startswith(magic):
-            raise ImageError(f"{os.fspath(path)} is {what}", hint=_FORMATS)
+            raise ImageError(f"{shown} is {what}", hint=_FORMATS)
     return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "plain")
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import collections
-import os
 import re
-import shutil
-import subprocess
 from typing import Final
 
 from sandbox.errors import ImageError
 from sandbox.image import ROOT
 from sandbox.imaging import Progress, silent
-from sandbox.imaging.manifest import Manifest, complete
+from sandbox.imaging.manifest import NO_PACKAGES, Manifest, complete
+from sandbox.imaging.packages import Packages
 from sandbox.imaging.recipe import load_recipe
 from sandbox.imaging.rootfs import clear_directory, sanitise
 from sandbox.imaging.store import staged
+from sandbox.imaging.tool import CONFINED, find_tool, run_tool
 from sandbox.settings import Settings
 
 _LAST_LINES: Final = 3
@@ -29,51 +27,35 @@ def build_debian(
     mirror: str = "",
     progress: Progress = silent,
     force: bool = False,
+    packages: Packages = NO_PACKAGES,
 ) -> Manifest:
     """Bootstrap a suite and return the image's manifest. Needs the network. Raises ImageError with debootstrap's last words."""
-    program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if program is None:
-        raise ImageError("debootstrap is missing", hint="apt-get install debootstrap")
+    program = find_tool("debootstrap")
     if not re.fullmatch(r"[a-z][a-z0-9-]*", suite):
         raise ImageError(f"{suite!r} is not the name of a suite", hint="bullseye, bookworm, trixie …")
     recipe = load_recipe("debian")
     with staged(settings.images_dir, name, force=force) as stage:
         root = str(stage / ROOT)
-        _bootstrap(_command(program, suite, root, mirror, _packages(recipe, suite)), suite, progress)
+        _bootstrap(_command(program, suite, root, mirror, _debs(recipe, suite)), suite, progress)
         progress(0, None, "removing caches")
         for folder in recipe["caches"]:
             clear_directory(root, folder)
         sanitise(root)
-        return complete(stage, name, source=f"debian:{suite}", progress=progress)
+        return complete(stage, name, source=f"debian:{suite}", progress=progress, packages=packages, preloads=recipe.get("preloads", ()))
 
 
-def _packages(recipe: dict[str, list[str]], suite: str) -> list[str]:
+def _debs(recipe: dict[str, list[str]], suite: str) -> list[str]:
     return [*(recipe["python2_packages"] if suite in recipe["python2_suites"] else []), *recipe["packages"]]
 
 
 def _command(program: str, suite: str, root: str, mirror: str, packages: list[str]) -> list[str]:
-    # In a mount and a pid namespace of its own, what it mounts and starts ends with it, also when it or we are killed.
-    confined = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
     arguments = ["--variant=minbase", f"--include={','.join(packages)}", suite, root]
-    return [*confined, program, *arguments, *([mirror] if mirror else [])]
+    return [*CONFINED, program, *arguments, *([mirror] if mirror else [])]
 
 
 def _bootstrap(command: list[str], suite: str, progress: Progress) -> None:
-    last: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
-    environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
-    ) as process:
-        assert process.stdout is not None  # asked for above
-        try:
-            for line in process.stdout:
-                text = line.removeprefix("I: ").strip()
-                last.append(text)
-                progress(0, None, text.rstrip(".")[:100])
-        except BaseException:
-            process.kill()
-            # Its children hold the pipe: at its end the last one is gone, and the tree can be removed.
-            process.stdout.read()
-            raise
-    if process.returncode:
-        raise ImageError(f"debootstrap of {suite} failed: {'; '.join(last)}", hint="is the archive reachable, and does it have the suite?")
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    status, last = run_tool(command, progress=progress, environment=environment, told=lambda line: line.removeprefix("I: "))
+    if status:
+        said = "; ".join(last[-_LAST_LINES:])
+        raise ImageError(f"debootstrap of {suite} failed: {said}", hint="is the archive reachable, and does it have the suite?")

@@ -18,8 +18,9 @@ from typing import Any, Final
 from sandbox.errors import ImageError
 from sandbox.image import ROOT
 from sandbox.imaging import Progress, silent
-from sandbox.imaging.manifest import Manifest, complete
+from sandbox.imaging.manifest import NO_PACKAGES, Manifest, complete
 from sandbox.imaging.mirror import Mirror
+from sandbox.imaging.packages import Packages
 from sandbox.imaging.recipe import load_recipe
 from sandbox.imaging.rootfs import resolve_in_root, sanitise
 from sandbox.imaging.store import staged
@@ -55,7 +56,13 @@ class HostPython:
 
 
 def build_host(
-    settings: Settings, *, name: str = "host", python: str | None = None, progress: Progress = silent, force: bool = False
+    settings: Settings,
+    *,
+    name: str = "host",
+    python: str | None = None,
+    progress: Progress = silent,
+    force: bool = False,
+    packages: Packages = NO_PACKAGES,
 ) -> Manifest:
     """Build the image and return its manifest. Raises ImageError: name taken, interpreter missing, nothing runs in the result."""
     found = describe_python(python or _default_python())
@@ -75,7 +82,15 @@ def build_host(
         sanitise(root)
         subprocess.run(["/sbin/ldconfig", "-r", root], check=False, capture_output=True)
         # `extra`: an interpreter outside the usual folders (a pyenv's) is found by its own path.
-        return complete(stage, name, source=f"host:{found.executable}", progress=progress, extra=[_exact_name(found)])
+        return complete(
+            stage,
+            name,
+            source=f"host:{found.executable}",
+            progress=progress,
+            extra=[_exact_name(found)],
+            packages=packages,
+            preloads=recipe.get("preloads", ()),
+        )
 
 
 def describe_python(path: str) -> HostPython:

@@ -84,10 +84,14 @@ class _Answer:
     complaint: str = ""
 
 
-def find_interpreters(root: str, *, extra: Iterable[str] = ()) -> Interpreters:
-    """Look in the usual places and at `extra` (absolute paths inside the image), and try each interpreter once."""
+def find_interpreters(root: str, *, extra: Iterable[str] = (), folders: Iterable[str] = (), preloads: Iterable[str] = ()) -> Interpreters:
+    """Look in the usual places, in `folders` and at `extra` (absolute paths inside the image), and try each interpreter once.
+
+    `preloads` are modules that may become preloads beside the standard library's.
+    """
+    preloads = list(preloads)
     found = Interpreters()
-    for path in _candidates(root, extra):
+    for path in _candidates(root, extra, folders):
         answer = _ask(root, path, _NEEDED)
         if not answer.version:
             found.warnings.append(f"{path} does not run: {answer.complaint}")
@@ -99,7 +103,7 @@ def find_interpreters(root: str, *, extra: Iterable[str] = ()) -> Interpreters:
         if key not in found.runtimes:
             found.runtimes[key] = path
             found.versions[key] = answer.version
-            found.preloads[key] = _preloads(root, path, answer.version)
+            found.preloads[key] = _preloads(root, path, answer.version, preloads)
     return found
 
 
@@ -119,10 +123,10 @@ def run_confined(root: str, command: list[str], *, timeout_seconds: float = _TIM
     )
 
 
-def _candidates(root: str, extra: Iterable[str]) -> list[str]:
+def _candidates(root: str, extra: Iterable[str], folders: Iterable[str]) -> list[str]:
     """Paths inside the image, each real file once, exact names ("python3.6") before loose ones ("python3")."""
     named: list[str] = []
-    for folder in _folders(root):
+    for folder in (*_folders(root), *(folder.strip("/") for folder in folders)):
         named += [f"/{folder}/{name}" for name in _listing(root, folder) if _NAME.fullmatch(name)]
     named.sort(key=lambda path: "." not in os.path.basename(path))  # stable: the folders keep their order
     paths = [*extra, *named]
@@ -144,8 +148,8 @@ def _listing(root: str, folder: str) -> list[str]:
         return []
 
 
-def _preloads(root: str, path: str, version: str) -> list[str]:
-    names = [*_BOTH, *_ONLY.get(int(version.partition(".")[0]), [])]
+def _preloads(root: str, path: str, version: str, more: list[str]) -> list[str]:
+    names = [*_BOTH, *_ONLY.get(int(version.partition(".")[0]), []), *more]
     # A module that starts a thread ends the probe: it is struck out and the rest tried again.
     while True:
         answer = _ask(root, path, names)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,12 +18,17 @@ from sandbox.errors import ImageError
 from sandbox.image import MANIFEST, ROOT
 from sandbox.imaging import Progress
 from sandbox.imaging.interpreters import Interpreters, find_interpreters
+from sandbox.imaging.packages import Packages, install_packages
 from sandbox.imaging.rootfs import prepare_root, resolve_in_root
 
 _log = logging.getLogger(__name__)
 
 _RELEASE_FILES: Final = ("etc/centos-release", "etc/redhat-release", "etc/system-release")
 _CHUNK: Final = 1 << 20
+_PACKAGES: Final = "packages"
+
+#: An image as its recipe or archive has it.
+NO_PACKAGES: Final = Packages()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class Manifest:
     runtimes: dict[str, str]
     versions: dict[str, str]
     preloads: dict[str, list[str]]
+    packages: dict[str, list[str]]
     size_bytes: int
     warnings: tuple[str, ...] = ()
 
@@ -49,16 +56,27 @@ def complete(
     progress: Progress,
     sha256: str = "",
     extra: Iterable[str] = (),
+    folders: Iterable[str] = (),
+    packages: Packages = NO_PACKAGES,
+    preloads: Iterable[str] = (),
     allow_empty: bool = False,
 ) -> Manifest:
     """Finish a staged image whose `root/` is filled, and write its manifest.
 
-    `sha256` is an archive's; without one it is made from the tree. Raises ImageError when nothing in it runs, unless `allow_empty`.
+    `sha256` is an archive's; without one it is made from the tree. `extra` are interpreters, `folders` directories that may hold some,
+    both beside the usual ones; `packages` are installed for each interpreter found, `preloads` tried beside the standard library's
+    modules. Raises ImageError when nothing in it runs, unless `allow_empty`.
     """
     root = str(stage / ROOT)
     prepare_root(root)
     progress(0, None, "looking for interpreters")
-    found = find_interpreters(root, extra=extra)
+    found = find_interpreters(root, extra=extra, folders=folders, preloads=preloads)
+    installed: dict[str, list[str]] = {}
+    if packages and found.runtimes:
+        installed = install_packages(stage / _PACKAGES, root, found.runtimes, packages, progress)
+        shutil.rmtree(stage / _PACKAGES)
+        progress(0, None, "looking for interpreters")
+        found = find_interpreters(root, extra=extra, folders=folders, preloads=[*preloads, *packages.preloads])
     for warning in found.warnings:
         _log.warning("%s", warning)
     if not found.runtimes and not allow_empty:
@@ -74,6 +92,7 @@ def complete(
         runtimes=found.runtimes,
         versions=found.versions,
         preloads=found.preloads,
+        packages=installed,
         size_bytes=size,
         warnings=tuple(found.warnings),
     )
@@ -134,8 +153,6 @@ def _read(root: str, name: str) -> str:
 def _why_empty(root: str, found: Interpreters) -> str:
     if found.warnings:
         return "; ".join(found.warnings)
-    if os.path.exists(os.path.join(root, "manifest.json")) or os.path.exists(os.path.join(root, "oci-layout")):
-        return "this is an archive of image layers; `docker export CONTAINER` writes a root filesystem"
     return "install one in it first, or --allow-empty keeps it without a runtime"
 
 

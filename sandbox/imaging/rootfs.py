@@ -60,9 +60,9 @@ def prepare_root(root: str | os.PathLike[str]) -> None:
     """Give a root filesystem what every sandbox needs: mount points, user `qcloud`, the few files of /etc. Idempotent."""
     os.chmod(root, 0o755)
     for name in MOUNT_POINTS:
-        _directory(root, name)
+        make_directory(root, name)
     os.chmod(resolve_in_root(root, "tmp"), 0o1777)
-    _directory(root, "etc")
+    make_directory(root, "etc")
     _account(root, "etc/passwd", _PASSWD_ROOT, _PASSWD_USER)
     _account(root, "etc/group", _GROUP_ROOT, _GROUP_USER)
     for name, text in _FILES.items():
@@ -115,18 +115,18 @@ def clear_directory(root: str | os.PathLike[str], name: str) -> None:
             os.unlink(entry.path)
 
 
-def _directory(root: str | os.PathLike[str], name: str) -> str:
-    """Make a directory and its parents, wherever the image's links put it, and open it to every uid."""
+def make_directory(root: str | os.PathLike[str], name: str) -> str:
+    """Make a directory and its parents, wherever the image's links put it, and open it to every uid. Returns its path on the host."""
     path = resolve_in_root(root, name)
     base = os.fspath(root)
     try:
         os.makedirs(path, mode=0o755, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ImageError(f"/{name} is not a directory in this image", hint="a sandbox mounts there") from error
-    while len(path) > len(base):
-        mode = stat.S_IMODE(os.lstat(path).st_mode)
-        os.chmod(path, mode | 0o755)
-        path = os.path.dirname(path)
+    opened = path
+    while len(opened) > len(base):
+        os.chmod(opened, stat.S_IMODE(os.lstat(opened).st_mode) | 0o755)
+        opened = os.path.dirname(opened)
     return path
 
 

@@ -14,9 +14,11 @@ import stat
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from sandbox.errors import ImageError
+from sandbox.imaging import Progress, silent
+from sandbox.imaging.archive import DAMAGED, blamed, opened
 from sandbox.imaging.rootfs import directory_mode, file_mode
 
 LIMIT_BYTES: Final = 20 * 10**9
@@ -24,6 +26,7 @@ LIMIT_MEMBERS: Final = 2_000_000
 _FREE_BYTES: Final = 64 << 20  # what an import leaves free on the disk
 _CHUNK: Final = 1 << 20
 _MAX_LINKS: Final = 40  # as the kernel, path_resolution(7)
+_MAX_DEPTH: Final = 200  # what walks or removes the tree later goes down by recursion, a descriptor each
 _LAST_SECOND: Final = float(1 << 33)
 _HOSTILE: Final = "no root filesystem needs that; get the archive from who you trust"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -49,11 +52,17 @@ class Unpacker:
         self._mtimes: dict[tuple[str, ...], float] = {}
         self.counts = Counts()
 
-    def __enter__(self) -> Unpacker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._root)
+
+    def add_all(self, archive: tarfile.TarFile) -> None:
+        """Create every member of an archive. Raises as `add` does, or any of archive.DAMAGED."""
+        while (member := archive.next()) is not None:
+            self.add(archive, member)
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
 
     def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         """Create one member; a later one of the same name wins. Raises ImageError for what is hostile, too much or no file at all."""
@@ -85,7 +94,7 @@ class Unpacker:
         elif member.isreg():  # sparse ones too
             self._file(archive, member, parent, name)
         elif member.issym():
-            _clear(parent, name)
+            clear(parent, name)
             os.symlink(member.linkname, name, dir_fd=parent)
             os.utime(name, _times(member.mtime), dir_fd=parent, follow_symlinks=False)
         elif member.islnk():
@@ -98,7 +107,7 @@ class Unpacker:
             os.mkdir(name, 0o755, dir_fd=parent)
         except FileExistsError:
             if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                _clear(parent, name)
+                clear(parent, name)
                 os.mkdir(name, 0o755, dir_fd=parent)
         self.counts.setuid += bool(member.mode & (stat.S_ISUID | stat.S_ISGID))
         os.chmod(name, directory_mode(member.mode), dir_fd=parent)  # just made or looked at: no link
@@ -107,7 +116,7 @@ class Unpacker:
         content = archive.extractfile(member)
         if content is None:
             raise ImageError(f"member {member.name!r} has no content")
-        _clear(parent, name)
+        clear(parent, name)
         descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
         with open(descriptor, "wb", buffering=0) as file:
             shutil.copyfileobj(content, file, _CHUNK)
@@ -128,7 +137,7 @@ class Unpacker:
                 raise ImageError(f"hard link {member.name!r} to {member.linkname!r}, which is not a file")
             if os.path.samestat(os.fstat(folder), os.fstat(parent)) and target[-1] == name:
                 return  # a link to itself
-            _clear(parent, name)
+            clear(parent, name)
             os.link(target[-1], name, src_dir_fd=folder, dst_dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             raise ImageError(f"hard link {member.name!r} to {member.linkname!r}, which is not in the archive before it") from None
@@ -153,6 +162,8 @@ class Unpacker:
                     os.close(descriptor)
                     descriptor = target
                     path.append(name)
+                    if len(path) > _MAX_DEPTH:
+                        raise ImageError(f"{shown[:200]} is more than {_MAX_DEPTH} directories deep", hint=_HOSTILE)
                     continue
                 links += 1
                 if links > _MAX_LINKS or (target is None and not path):
@@ -198,6 +209,19 @@ class Unpacker:
             raise ImageError(f"no space for {member.name!r} of {member.size:,} bytes", hint="HEARTH_HOME names a directory on another disk")
 
 
+def unpack(file: str | os.PathLike[str], root: str, *, progress: Progress = silent, limit_bytes: int = LIMIT_BYTES) -> tuple[str, Counts]:
+    """Unpack an archive below `root`. Returns the file's SHA-256 and what was done. Raises ImageError; `root` is half full then."""
+    try:
+        with opened(file, progress) as (archive, plain, source), Unpacker(root, limit_bytes=limit_bytes) as unpacker:
+            unpacker.add_all(archive)
+            if not plain.ended():
+                raise ImageError(f"{os.fspath(file)} ends early", hint="fetch it again and compare its checksum")
+            unpacker.finish()
+            return source.finish(), unpacker.counts
+    except DAMAGED as error:
+        raise blamed(error, os.fspath(file), root) from error
+
+
 def _step(folder: int, name: str, *, create: bool, shown: str) -> int | str:
     """Open a directory in `folder`, or say where the link of that name points."""
     try:
@@ -228,7 +252,7 @@ def _parts(name: str) -> tuple[str, ...]:
     return parts
 
 
-def _clear(folder: int, name: str) -> None:
+def clear(folder: int, name: str) -> None:
     """Make room for a later member of the same name."""
     try:
         os.unlink(name, dir_fd=folder)
