@@ -18,6 +18,7 @@ setup(
     install_requires=[
         "alembic>=1.13",
         "click>=8.1",
+        "cryptography>=42",
         "falcon>=4.0",
         # server.api.connection goes on from its ASGI protocol, which has changed much since it came with 24.0.
         "gunicorn>=27.0",
@@ -43,8 +44,13 @@ setup(
             "pytest>=8.2",
             "pytest-asyncio>=0.24",
             "pytest-randomly>=3.15",
+            "qcloudapi-sdk-python>=2.0.15",
             "ruff>=0.6",
             "schemathesis>=4.10",
+            "tccli>=3.1.189",
+            "tencentcloud-sdk-python-common>=3.1.100",
+            "tencentcloud-sdk-python-scf>=3.1.100",
+            "tencentserverless>=0.1.7",
             "vermin>=1.6",
         ],
     },

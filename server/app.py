@@ -28,6 +28,10 @@ from server.functions.layers import Layers
 from server.functions.namespaces import Namespaces
 from server.functions.service import Functions
 from server.functions.versions import Versions
+from server.keys.credentials import Credentials
+from server.keys.nonces import Nonces
+from server.keys.service import Keys
+from server.keys.vault import Vault, vault_key
 from server.records.process import WriterProcess
 from server.records.recorder import Recorder
 from server.store.engine import open_database
@@ -139,15 +143,17 @@ def create_app(
         codestore = CodeStore(settings)
         codestore.open()
         recorder = Recorder(engine, settings, writer(settings))
-        app = App(_services(settings, client or Client(settings), engine, codestore, recorder), auth)
+        vault = Vault(vault_key(settings, environ))
+        app = App(_services(settings, client or Client(settings), engine, codestore, recorder, vault), auth)
         stack.pop_all()
         return app
 
 
-def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder) -> Services:
+def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder, vault: Vault) -> Services:
     functions = Functions(engine, settings, codestore)
     metrics, lookups = Metrics(_later), Threads("lookup", LOOKUP_THREADS)
     cache = FunctionCache(functions.target, lookups)
+    keys = Keys(engine, vault)
     return Services(
         settings=settings,
         client=client,
@@ -157,6 +163,11 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         versions=Versions(engine, settings),
         aliases=Aliases(engine, settings),
         layers=Layers(engine, settings, codestore),
+        codestore=codestore,
+        keys=keys,
+        credentials=Credentials(keys, lookups.run),
+        nonces=Nonces(engine),
+        vault=vault,
         recorder=recorder,
         cache=cache,
         calls=Calls(client, cache, recorder, metrics),
