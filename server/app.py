@@ -34,6 +34,7 @@ from server.keys.service import Keys
 from server.keys.vault import Vault, vault_key
 from server.records.process import WriterProcess
 from server.records.recorder import Recorder
+from server.scf.routes import routes as scf_routes
 from server.store.engine import open_database
 
 LOOKUP_THREADS: Final = 8
@@ -56,7 +57,7 @@ class App(falcon.asgi.App[Request, falcon.asgi.Response]):
         self.services = services
         self._requests = 0
         problems.install(self)
-        for path, resource in routes(services).items():
+        for path, resource in (routes(services) | scf_routes(services)).items():
             self.add_route(path, resource)
 
     @property
