@@ -31,7 +31,10 @@ CLASSES: Final[Mapping[type[Exception], str]] = {
     api.Unsupported: "UnsupportedOperation",
     api.Unauthorized: "AuthFailure.UnauthorizedOperation",
     api.NotFound: "ResourceNotFound",
+    api.NamespaceNotFound: "ResourceNotFound.Namespace",
     api.FunctionNotFound: "ResourceNotFound.Function",
+    api.LayerNotFound: "ResourceNotFound.Layer",
+    api.LayerVersionNotFound: "ResourceNotFound.LayerVersion",
     api.QualifierNotFound: "ResourceNotFound.Qualifier",
     api.Conflict: "FailedOperation.OperationConflict",
     api.LimitExceeded: "LimitExceeded.Quota",
@@ -75,7 +78,6 @@ CODES: Final[Mapping[str, str]] = {
     "handler_file_missing": "InvalidParameterValue.Handler",
     "environment_too_large": "InvalidParameterValue.EnvironmentExceededLimit",
     "environment_reserved": "InvalidParameterValue.EnvironmentSystemProtect",
-    "layer_not_found": "ResourceNotFound.LayerVersion",
     "code_too_large": "InvalidParameterValue.ZipFile",
 }
 
