@@ -68,7 +68,7 @@ class Authentication:
     async def api2(self, req: Request) -> tuple[Credential, dict[str, str]]:
         """A request of API 2.0: its signer and its parameters as they are."""
         pairs = await self._pairs(req)
-        return await self._old(req, pairs, OLD_SKEW_SECONDS, skip_files=True), pairs
+        return await self._old(req, pairs, OLD_SKEW_SECONDS, skip_files=req.method == "POST"), pairs
 
     async def _tc3(self, req: Request, authorization: str) -> Signed:
         header = req.signed_header

@@ -79,10 +79,12 @@ CODES: Final[Mapping[str, str]] = {
     "environment_too_large": "InvalidParameterValue.EnvironmentExceededLimit",
     "environment_reserved": "InvalidParameterValue.EnvironmentSystemProtect",
     "code_too_large": "InvalidParameterValue.ZipFile",
+    "invalid_code": "InvalidParameterValue.ZipFile",
 }
 
 FIELDS: Final[Mapping[str, str]] = {
     "name": "InvalidParameterValue.FunctionName",
+    "new_name": "InvalidParameterValue.FunctionName",
     "namespace": "InvalidParameterValue.Namespace",
     "runtime": "InvalidParameterValue.Runtime",
     "handler": "InvalidParameterValue.Handler",

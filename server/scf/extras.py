@@ -69,11 +69,20 @@ def _dead_letter(parameters: Parameters, name: str) -> dict[str, str]:
 
 
 def _concurrency(parameters: Parameters, name: str) -> dict[str, Any]:
+    """With all its fields, as the model has them; node types and sessions are the cloud's own."""
     read = _fields("DynamicEnabled", "InstanceIsolationEnabled", "Type", numbers=("MaxConcurrency",))
-    found: dict[str, Any] = read(parameters, name)
-    if not 1 <= found.get("MaxConcurrency", 1) <= 100:
+    given: dict[str, Any] = read(parameters, name)
+    if not 1 <= given.get("MaxConcurrency", 1) <= 100:
         raise ScfError("InvalidParameterValue.MaxConcurrency", "InstanceConcurrencyConfig.MaxConcurrency is not 1 to 100")
-    return found
+    absent = {
+        "DynamicEnabled": "",
+        "MaxConcurrency": 1,
+        "InstanceIsolationEnabled": "",
+        "Type": "",
+        "MixNodeConfig": [],
+        "SessionConfig": None,
+    }
+    return absent | given
 
 
 def _protocol(parameters: Parameters, name: str) -> dict[str, Any]:
