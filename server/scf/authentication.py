@@ -1,13 +1,16 @@
 """Who has signed a request, and that it is neither late nor a copy: the state around `signatures`.
 
 A request is refused as early as can be: a TC3 claim and its secret id are looked at before the body is read, so that nobody without
-a pair makes us hold more than a head. A nonce is used up only by a request whose signature is right.
+a pair makes us hold more than a head. A form says only inside who has signed it: of large ones few at a time are read. A nonce is used up
+only by a request whose signature is right.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -30,6 +33,9 @@ from server.scf.signatures import (
 
 #: What a loop may do by itself; more is hashed and parsed in a thread.
 INLINE_BYTES: Final = 64 * 1024
+#: Forms of unknown senders: larger ones wait for their turn.
+LARGE_FORM_BYTES: Final = 1024 * 1024
+LARGE_FORMS: Final = 4
 #: SCF's limits: a zip of `limit_code_bytes` in base64 inside a form, or an event inside a JSON string, each char of it escaped.
 _FORM_GROWTH, _EVENT_GROWTH, _SPARE_BYTES = 1.5, 4, 256 * 1024
 WRONG: Final = "The provided credentials could not be validated. Please check your signature is correct."
@@ -53,6 +59,7 @@ class Authentication:
 
     def __init__(self, services: Services, clock: Callable[[], float] = time.time) -> None:
         self._services, self._clock = services, clock
+        self._large_forms = asyncio.Semaphore(LARGE_FORMS)
         settings = services.settings
         self._limit_bytes = int(max(settings.limit_code_bytes * _FORM_GROWTH, settings.limit_event_bytes * _EVENT_GROWTH)) + _SPARE_BYTES
 
@@ -60,15 +67,29 @@ class Authentication:
         """A request of API 3.0, signed in either way."""
         authorization = req.get_header("Authorization")
         if authorization is None:
-            pairs = await self._pairs(req)
-            credential = await self._old(req, pairs, SKEW_SECONDS, skip_files=False)
+            async with self._turn(req):
+                pairs = await self._pairs(req)
+                credential = await self._old(req, pairs, SKEW_SECONDS, skip_files=False)
             return Signed(credential, pairs, Parameters(unflatten(pairs), flat=True))
         return await self._tc3(req, authorization)
 
     async def api2(self, req: Request) -> tuple[Credential, dict[str, str]]:
         """A request of API 2.0: its signer and its parameters as they are."""
-        pairs = await self._pairs(req)
-        return await self._old(req, pairs, OLD_SKEW_SECONDS, skip_files=req.method == "POST"), pairs
+        async with self._turn(req):
+            pairs = await self._pairs(req)
+            return await self._old(req, pairs, OLD_SKEW_SECONDS, skip_files=req.method == "POST"), pairs
+
+    @asynccontextmanager
+    async def _turn(self, req: Request) -> AsyncIterator[None]:
+        """While it is not known who has sent a form."""
+        size = req.content_length
+        if size is None and req.get_header("Transfer-Encoding") is None:
+            size = 0
+        if size is not None and size <= LARGE_FORM_BYTES:
+            yield
+            return
+        async with self._large_forms:
+            yield
 
     async def _tc3(self, req: Request, authorization: str) -> Signed:
         header = req.signed_header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -27,6 +28,7 @@ from server.errors import ApiError, BadRequest
 from server.keys.credentials import Credential
 from server.scf import table
 from server.scf.actions.model import Action, Ask
+from server.scf.authentication import LARGE_FORMS
 from server.scf.errors import CLASSES, STATUSES, ScfError, scf_error
 from server.scf.parameters import Parameters, unflatten
 from tests.unit.test_api import AUTHORIZED, TOKEN, FakeClient
@@ -338,3 +340,51 @@ async def test_a_body_that_is_no_object_is_refused(api: Any, pair: Any, echo: No
     ScfClient(credential.Credential(pair["secret_id"], pair["secret_key"]), "r", profile)._build_req_inter("Echo", {}, request)
     request.data = body
     assert code(await send(api, request)) == "InvalidParameter"
+
+
+# Bodies ---------------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_body_of_who_has_no_pair_is_not_read(api: Any, pair: Any, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    async def body(self: Any, limit_bytes: int) -> bytes | None:
+        read.append(limit_bytes)
+        return b"{}"
+
+    monkeypatch.setattr("server.api.request.Request.body", body)
+    assert code(await send(api, build({**pair, "secret_id": "AKIDnobody"}, "ListFunctions", {}))) == "AuthFailure.SecretIdNotFound"
+    assert read == []
+    await send(api, build(pair, "ListFunctions", {}))
+    assert len(read) == 1
+
+
+async def test_large_forms_of_unknown_senders_are_read_few_at_a_time(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, most, all_begun = 0, 0, asyncio.Event()
+
+    async def body(self: Any, limit_bytes: int) -> bytes | None:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        if reading == LARGE_FORMS:
+            all_begun.set()
+        await all_begun.wait()
+        await asyncio.sleep(0)
+        reading -= 1
+        return b"a=b"
+
+    monkeypatch.setattr("server.api.request.Request.body", body)
+    monkeypatch.setattr("server.scf.authentication.LARGE_FORM_BYTES", 100)
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answers = await asyncio.gather(*(api.simulate_post("/", body="x" * 200, headers=headers) for _ in range(3 * LARGE_FORMS)))
+    assert {code(answer.json["Response"]) for answer in answers} == {"AuthFailure.SignatureFailure"}
+    assert most == LARGE_FORMS
+
+
+async def test_what_is_too_large_is_told_in_the_envelope(api: Any, pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.scf.authentication.Authentication._body", _too_large)
+    assert code(await send(api, build(pair, "ListFunctions", {}))) == "InvalidParameter.RequestTooLarge"
+
+
+async def _too_large(self: Any, req: Any) -> bytes:
+    raise api_errors.PayloadTooLarge("the request is over the limit")
