@@ -139,6 +139,11 @@ class Settings:
         return Path(self.home) / "credential"
 
     @property
+    def secrets_key_path(self) -> Path:
+        """The key under which secrets are stored, which `hearth up` wrote, mode 0600."""
+        return Path(self.home) / "secrets.key"
+
+    @property
     def socket_path(self) -> Path:
         """sandboxd's SOCK_SEQPACKET socket."""
         return Path(self.run) / "sandboxd.sock"

@@ -32,8 +32,13 @@ from server.functions.provisions import Provisions, Target
 from server.functions.reconciler import Reconciler
 from server.functions.service import Functions
 from server.functions.versions import Versions
+from server.keys.credentials import Credentials
+from server.keys.nonces import Nonces
+from server.keys.service import Keys
+from server.keys.vault import Vault, vault_key
 from server.records.process import WriterProcess
 from server.records.recorder import Recorder
+from server.scf.routes import routes as scf_routes
 from server.store.engine import open_database
 
 LOOKUP_THREADS: Final = 8
@@ -56,7 +61,7 @@ class App(falcon.asgi.App[Request, falcon.asgi.Response]):
         self.services = services
         self._requests = 0
         problems.install(self)
-        for path, resource in routes(services).items():
+        for path, resource in (routes(services) | scf_routes(services)).items():
             self.add_route(path, resource)
 
     @property
@@ -145,14 +150,16 @@ def create_app(
         codestore = CodeStore(settings)
         codestore.open()
         recorder = Recorder(engine, settings, writer(settings))
-        app = App(_services(settings, client or Client(settings), engine, codestore, recorder), auth)
+        vault = Vault(vault_key(settings, environ))
+        app = App(_services(settings, client or Client(settings), engine, codestore, recorder, vault), auth)
         stack.pop_all()
         return app
 
 
-def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder) -> Services:
+def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder, vault: Vault) -> Services:
     functions = Functions(engine, settings, codestore)
     metrics, lookups = Metrics(_later), Threads("lookup", LOOKUP_THREADS)
+    keys = Keys(engine, vault)
     concurrency = Concurrency(engine, settings, functions.get)
     provisions = Provisions(engine, settings, functions.get)
     cache = FunctionCache(functions.target, lookups, bounded=concurrency.bounded)
@@ -172,6 +179,11 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         concurrency=concurrency,
         provisions=provisions,
         reconciler=Reconciler(provisions, client, spec_of, settings.state_dir / "provisioning.lock"),
+        codestore=codestore,
+        keys=keys,
+        credentials=Credentials(keys, lookups.run),
+        nonces=Nonces(engine),
+        vault=vault,
         recorder=recorder,
         cache=cache,
         calls=Calls(client, cache, recorder, metrics),

@@ -165,7 +165,7 @@ def run_files(conf: Settings, *, alive: bool) -> list[Path]:
 
 def credential_files(conf: Settings) -> list[Path]:
     """Credentials of which the writing was cut short."""
-    return sorted(Path(conf.home).glob(".credential-*"))
+    return sorted([*Path(conf.home).glob(".credential-*"), *Path(conf.home).glob(f".{conf.secrets_key_path.name}-*")])
 
 
 def host_mounts(conf: Settings, mounts: list[Mount]) -> list[Mount]:

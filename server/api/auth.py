@@ -1,4 +1,5 @@
-"""The bearer credential: every path needs it but those that say how the service is.
+"""The bearer credential: every path needs it but those that say how the service is, and those of SCF's own interfaces,
+where each request is signed.
 
 The API cannot read the credential's file, which is root's alone: `hearth up` hands it the SHA-256 in HEARTH_TOKEN_SHA256.
 """
@@ -19,6 +20,9 @@ from server.api.request import Request
 from server.errors import Unauthorized
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
+#: SCF's interfaces: every request there is signed, and `server.scf` checks it.
+SIGNED_PATHS: Final = frozenset({"/", "/v2/index.php", "/scf/code"})
+_NOT_OURS: Final = OPEN_PATHS | SIGNED_PATHS
 ENVIRONMENT: Final = "HEARTH_TOKEN_SHA256"
 HINT: Final = "Authorization: Bearer TOKEN; `hearth token` prints it"
 
@@ -49,7 +53,7 @@ class Auth:
         self._valid: bytes | None = None  # the last header that was; most clients send the same one each time
 
     async def process_request(self, req: Request, resp: falcon.asgi.Response) -> None:
-        if req.path in OPEN_PATHS:
+        if req.path in _NOT_OURS:
             return
         header = req.raw_header(b"authorization")
         if header is None:

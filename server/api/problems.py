@@ -35,12 +35,7 @@ def dump(value: Any) -> bytes:
 def install(app: falcon.asgi.App[Request, falcon.asgi.Response]) -> None:
     """Make `app` answer every exception with a problem document."""
     app.add_error_handler(Exception, _unexpected)
-    app.add_error_handler(OSError, _of_system)
     app.add_error_handler(falcon.HTTPError, _of_falcon)
-    app.add_error_handler(ClientGone, _gone)
-    app.add_error_handler(DBAPIError, _database)
-    app.add_error_handler(PoolTimeout, _database)
-    app.add_error_handler(SandboxError, _of_runtime)
     app.add_error_handler(ApiError, answer)
 
 
@@ -63,10 +58,6 @@ async def answer(req: Request, resp: falcon.asgi.Response, error: ApiError, para
         resp.set_header("WWW-Authenticate", 'Bearer realm="hearth"')
 
 
-async def _of_runtime(req: Request, resp: falcon.asgi.Response, error: SandboxError, params: dict[str, Any]) -> None:
-    await answer(req, resp, from_runtime(error))
-
-
 async def _of_falcon(req: Request, resp: falcon.asgi.Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
     await answer(req, resp, _translated(req, error))
     resp.set_headers(error.headers or {})
@@ -83,32 +74,30 @@ def _translated(req: Request, error: falcon.HTTPError) -> ApiError:
     return ApiError(status, CODES.get(status, "request_failed"), error.title or "Error", error.description or "the request failed")
 
 
-async def _gone(req: Request, resp: falcon.asgi.Response, error: ClientGone, params: dict[str, Any]) -> None:
-    # Nobody reads it, unless the body only stalled.
-    await answer(req, resp, ApiError(408, "incomplete_body", "Incomplete request", "the body did not arrive whole"))
+async def _unexpected(req: Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]) -> None:
+    await answer(req, resp, as_api_error(error, f"{req.method} {req.uri_template}"))  # not the path, which may hold anything
 
 
-async def _database(req: Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]) -> None:
-    _log.error("database failed: %s", str(error).splitlines()[0])
-    if "database or disk is full" in str(error):  # sqlite3's SQLITE_FULL has no class of its own
-        await answer(req, resp, storage_full())
-        return
-    await answer(req, resp, ApiError(503, "unavailable", "The database is away", "the database does not answer", "", 500, 1))
-
-
-async def _of_system(req: Request, resp: falcon.asgi.Response, error: OSError, params: dict[str, Any]) -> None:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        await _unexpected(req, resp, error, params)
-        return
-    _log.error("%s %s: %s", req.method, req.uri_template, os.strerror(error.errno))
-    await answer(req, resp, storage_full())
+def as_api_error(error: Exception, asked: str = "a request") -> ApiError:
+    """What any exception is to a client. What the log should know of it is written there, and is not in the answer."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, SandboxError):
+        return from_runtime(error)
+    if isinstance(error, ClientGone):
+        return ApiError(408, "incomplete_body", "Incomplete request", "the body did not arrive whole")
+    if isinstance(error, DBAPIError | PoolTimeout):
+        _log.error("database failed: %s", str(error).splitlines()[0])
+        if "database or disk is full" in str(error):  # sqlite3's SQLITE_FULL has no class of its own
+            return storage_full()
+        return ApiError(503, "unavailable", "The database is away", "the database does not answer", "", 500, 1)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _log.error("%s: %s", asked, os.strerror(error.errno))
+        return storage_full()
+    _log.error("%s failed", asked, exc_info=error)
+    return ApiError(500, "internal_error", "Internal error", "something went wrong here", "see the server's log", 500)
 
 
 def storage_full() -> ApiError:
     """507, RFC 4918: nothing was stored."""
     return ApiError(507, "storage_full", "Storage is full", "the state directory's disk is full", "make room and try again", 500)
-
-
-async def _unexpected(req: Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]) -> None:
-    _log.error("%s %s failed", req.method, req.uri_template, exc_info=error)  # not the path, which may hold anything
-    await answer(req, resp, ApiError(500, "internal_error", "Internal error", "something went wrong here", "see the server's log", 500))

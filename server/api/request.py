@@ -80,6 +80,11 @@ class Request(falcon.asgi.Request):
         value: bytes | None = self._asgi_headers.get(name)
         return value
 
+    def signed_header(self, name: str) -> str | None:
+        """A header (lower case) with every byte as it came: what is not UTF-8 is escaped and encodes to itself again."""
+        value = self.raw_header(name.encode())
+        return None if value is None else value.decode("utf-8", "surrogateescape")
+
     async def has_left(self) -> bool:
         """Whether the client has closed the connection. Only for a request whose body has been read."""
         watcher = asyncio.ensure_future(self._source())

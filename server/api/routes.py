@@ -8,6 +8,7 @@ from server.api.functions import FunctionCode, FunctionItem, FunctionList
 from server.api.health import Health, MetricsPage, OpenApi, Readiness
 from server.api.host import Images, Sandboxes, Usage
 from server.api.invocations import FunctionInvocations
+from server.api.keys import KeyItem, KeyList
 from server.api.layers import LayerContent, LayerList, LayerVersionItem, LayerVersionList
 from server.api.namespaces import NamespaceItem, NamespaceList
 from server.api.records import FunctionLogs, Invocation
@@ -35,6 +36,8 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/layers/{layer}/versions/{layer_version}": LayerVersionItem(services),
         "/v1/layers/{layer}/versions/{layer_version}/content": LayerContent(services),
         "/v1/invocations/{request_id}": Invocation(services),
+        "/v1/keys": KeyList(services),
+        "/v1/keys/{secret_id}": KeyItem(services),
         "/v1/sandboxes": Sandboxes(services),
         "/v1/images": Images(services),
         "/v1/usage": Usage(services),

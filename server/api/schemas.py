@@ -17,6 +17,7 @@ from server.functions.checks import (
 from server.functions.concurrency import MOST_MB
 from server.functions.layerchecks import MAX_LICENSE, MAX_RUNTIMES
 from server.functions.routing import MAX_RULES
+from server.keys.model import SCOPES
 
 Schema = dict[str, Any]
 
@@ -147,6 +148,16 @@ def schemas(settings: Settings) -> dict[str, Schema]:
             ),
             "additionalProperties": False,
         },
+        "KeyCreation": {
+            **_object(
+                {
+                    "scope": nullable({**STRING, "enum": list(SCOPES)}),
+                    "namespace": nullable({**NAME, "description": "the only one it is good for; null: all"}),
+                    "description": nullable({**STRING, "pattern": "^[ -~]*$", "maxLength": MAX_DESCRIPTION}),
+                }
+            ),
+            "additionalProperties": False,
+        },
         "FunctionChange": {**_object(fields), "additionalProperties": False},
         "VersionCreation": {**_object({"description": nullable(fields["description"])}), "additionalProperties": False},
         "Routing": ROUTING,
@@ -244,6 +255,14 @@ ROUTING: Final[Schema] = {
     "additionalProperties": False,
 }
 
+_KEY: Final[dict[str, Schema]] = {
+    "secret_id": STRING,
+    "scope": {"type": "string", "enum": list(SCOPES)},
+    "namespace": nullable(STRING),
+    "description": STRING,
+    "created_at": TIME,
+}
+
 ANSWERS: Final[dict[str, Schema]] = {
     "Function": _object(
         {
@@ -292,6 +311,8 @@ ANSWERS: Final[dict[str, Schema]] = {
             "created_at": TIME,
         }
     ),
+    "Key": _object(_KEY),
+    "NewKey": _object({**_KEY, "secret_key": STRING}, ["secret_id", "secret_key"]),
     "Record": _object(
         {
             "request_id": STRING,

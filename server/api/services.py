@@ -20,6 +20,7 @@ from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
 from server.functions.aliases import Alias, Aliases
+from server.functions.codestore import CodeStore
 from server.functions.concurrency import Concurrency, QuotaChange
 from server.functions.layers import Layers
 from server.functions.model import Function
@@ -28,6 +29,10 @@ from server.functions.provisions import Provisions, Target
 from server.functions.reconciler import Reconciler
 from server.functions.service import Functions
 from server.functions.versions import Versions
+from server.keys.credentials import Credentials
+from server.keys.nonces import Nonces
+from server.keys.service import Keys
+from server.keys.vault import Vault
 from server.records.recorder import Recorder
 
 RETIRE_SECONDS: Final = 2.0
@@ -73,6 +78,11 @@ class Services:
     concurrency: Concurrency
     provisions: Provisions
     reconciler: Reconciler
+    codestore: CodeStore
+    keys: Keys
+    credentials: Credentials
+    nonces: Nonces
+    vault: Vault
     recorder: Recorder
     cache: FunctionCache
     calls: Calls

@@ -6,6 +6,7 @@ import click
 
 from server.cli import calls, concurrency, functions, inspection, layers, local, namespaces, versions
 from server.cli.demo import demo
+from server.cli.keys import keys
 from server.cli.up import up
 
 
@@ -38,6 +39,7 @@ for command in (
     concurrency.account,
     inspection.ps,
     inspection.usage,
+    keys,
     inspection.token,
     inspection.config,
     local.image,

@@ -5,6 +5,7 @@ Every function checks one thing and raises CommandError with the line that the o
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import pwd
@@ -23,6 +24,7 @@ from sandbox.settings import Settings
 from server.cli.failure import CommandError, WrongRequest
 
 CREDENTIAL_BYTES: Final = 32
+SECRETS_KEY_BYTES: Final = 32  # AES-256
 #: unix(7): sun_path has 108 bytes, the last of them is NUL.
 SOCKET_PATH_BYTES: Final = 107
 
@@ -138,14 +140,25 @@ def ensure_credential(path: Path) -> str:
             path.chmod(0o600)
             click.echo(f"hearth: {path} could be read by others; its mode is 0600 now, replace it if that matters", err=True)
         return token
-    token = secrets.token_urlsafe(CREDENTIAL_BYTES)
-    descriptor, temporary = tempfile.mkstemp(prefix=".credential-", dir=path.parent)  # mode 0600
+    return _write_secret(path, secrets.token_urlsafe(CREDENTIAL_BYTES))
+
+
+def ensure_secrets_key(path: Path) -> str:
+    """Return the key under which secrets are stored, made at the first start. It is never made anew: what it locked would be lost."""
+    if path.exists():
+        return path.read_text().strip()
+    return _write_secret(path, base64.urlsafe_b64encode(secrets.token_bytes(SECRETS_KEY_BYTES)).decode())
+
+
+def _write_secret(path: Path, text: str) -> str:
+    """A file that only root reads, whole or not there."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
     with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
+        file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
     Path(temporary).replace(path)
-    return token
+    return text
 
 
 def split_address(listen: str) -> tuple[str, int]:

@@ -32,7 +32,7 @@ from server.cli.supervise import Child, Program, StartFailed, Supervisor, say
 
 POLL_SECONDS: Final = 0.05
 STOP_GRACE_SECONDS: Final = 10
-NEVER_PASSED_ON: Final = ("HEARTH_TOKEN", "HEARTH_TOKEN_SHA256", "HEARTH_READY_FD", "HEARTH_URL")
+NEVER_PASSED_ON: Final = ("HEARTH_TOKEN", "HEARTH_TOKEN_SHA256", "HEARTH_SECRETS_KEY", "HEARTH_READY_FD", "HEARTH_URL")
 
 
 @click.command(short_help="Start everything in the foreground (root).")
@@ -65,7 +65,8 @@ def up(
     with prepare.hold_lock(settings):
         prepare.check_port(settings.listen)
         token = prepare.ensure_credential(settings.credential_path)
-        shown = asyncio.run(Service(settings, token, ready_fd=ready_fd, demo=demo, once=once).run())
+        secrets = {"HEARTH_SECRETS_KEY": prepare.ensure_secrets_key(settings.secrets_key_path)}
+        shown = asyncio.run(Service(settings, token, secrets, ready_fd=ready_fd, demo=demo, once=once).run())
     if once and shown != 0:
         raise CommandError("the example was not shown" if shown is None else "the example failed")
 
@@ -77,10 +78,12 @@ def absolute(path: str | None) -> str | None:
 class Service:
     """One life of `hearth up`, from the image to the last child's end. Owns the signal handlers meanwhile."""
 
-    def __init__(self, settings: Settings, token: str, *, ready_fd: int | None, demo: str | None, once: bool) -> None:
+    def __init__(
+        self, settings: Settings, token: str, secrets: dict[str, str], *, ready_fd: int | None, demo: str | None, once: bool
+    ) -> None:
         self._settings, self._ready_fd, self._demo, self._once = settings, ready_fd, demo, once
         self._environment = child_environment(settings)
-        programs = [runtime(settings, self._environment), api(settings, self._environment, token)]
+        programs = [runtime(settings, self._environment), api(settings, self._environment | secrets, token)]
         self._supervisor = Supervisor(programs, on_ready=self._on_ready, longest_pause_seconds=settings.restart_seconds)
         self._stopping = asyncio.Event()
         self._shown: int | None = None

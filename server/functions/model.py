@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 import orjson
@@ -81,12 +81,14 @@ class Function:
     updated_at: float
     version: str = LATEST
     family: str = ""
+    #: What SCF's clients configure and nothing here acts on, by SCF's names; shown to them alone.
+    scf: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """REST's shape; `code_sha256` is the zip's."""
         shown = asdict(self)
         shown["code_sha256"] = shown.pop("code")
-        del shown["family"]
+        del shown["family"], shown["scf"]
         return shown | {
             "layers": [{"name": use.name, "version": use.version} for use in self.layers],
             "state": STATE,
@@ -120,7 +122,7 @@ class Function:
         """The columns of the table `functions`."""
         row = asdict(self)
         del row["version"], row["family"]  # a row of this table is always $LATEST
-        return row | {"environment": _text(self.environment), "layers": _text(row["layers"])}
+        return row | {"environment": _text(self.environment), "layers": _text(row["layers"]), "scf": _text(self.scf)}
 
     def frozen(self, number: int, description: str | None, created_at: float) -> dict[str, Any]:
         """The columns of the table `versions` for a version that is published of this function now; its id is new."""
@@ -156,11 +158,12 @@ class Function:
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Function:
-        known = {field.name for field in fields(cls)} - {"version", "family", "environment", "layers"}
+        known = {field.name for field in fields(cls)} - {"version", "family", "environment", "layers", "scf"}
         return cls(
             **{key: row[key] for key in known},
             environment=orjson.loads(row["environment"]),
             layers=_layers(orjson.loads(row["layers"])),
+            scf=orjson.loads(row["scf"]),
         )
 
 

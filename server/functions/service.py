@@ -34,6 +34,7 @@ from server.store.tables import functions as table
 
 #: How often an update starts over after somebody else's came first, when the client has named no generation.
 UPDATE_ATTEMPTS: Final = 5
+NO_EXTRAS: Final[Mapping[str, Any]] = {}
 
 
 class Functions:
@@ -46,9 +47,12 @@ class Functions:
         self._checks = Checks(settings)
         self._bindings = Bindings(settings, codestore)
 
-    def create(self, payload: Any, namespace: str = DEFAULT_NAMESPACE) -> Function:
+    def create(self, payload: Any, namespace: str = DEFAULT_NAMESPACE, *, scf: Mapping[str, Any] = NO_EXTRAS) -> Function:
         """Make a function from REST's creation body. Raises BadRequest, PayloadTooLarge, Conflict, LimitExceeded,
-        NamespaceNotFound."""
+        NamespaceNotFound.
+
+        `scf`: what SCF's clients configure besides, kept as it is.
+        """
         checked_name(namespace, "namespace")
         configuration = self._checks.creation(payload)
         data = self._checks.code(payload["code"])
@@ -56,7 +60,7 @@ class Functions:
             self._check_room(connection, configuration["name"], namespace)
             configuration["layers"] = self._bindings.bound(connection, namespace, configuration["layers"])
         digest = self._code.put_zip(data, handler=configuration["handler"], runtime=configuration["runtime"])
-        function = Function(namespace=namespace, code=digest, code_size=len(data), **configuration, **_newborn())
+        function = Function(namespace=namespace, code=digest, code_size=len(data), scf=dict(scf), **configuration, **_newborn())
         self._bindings.check(function)
         self._insert(function)
         return function
@@ -95,12 +99,23 @@ class Functions:
             total: int = connection.execute(select(func.count()).select_from(table).where(*wanted)).scalar_one()
             return total, [Function.from_row(row) for row in connection.execute(ordered).mappings()]
 
-    def update(self, name: str, changes: Any, namespace: str = DEFAULT_NAMESPACE, *, expected_generation: int | None = None) -> Function:
-        """Change the configuration. With `expected_generation`, only if that is still the current one, else Conflict."""
+    def update(
+        self,
+        name: str,
+        changes: Any,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        expected_generation: int | None = None,
+        scf: Mapping[str, Any] = NO_EXTRAS,
+    ) -> Function:
+        """Change the configuration. With `expected_generation`, only if that is still the current one, else Conflict.
+
+        `scf` replaces those of its fields that it names.
+        """
         checked = self._checks.changes(changes)
         if checked.get("layers"):
             self._code.unpacked_bytes(self.get(name, namespace).code)  # counted here once, and not while the database is ours
-        return self._change(name, namespace, checked, expected_generation)
+        return self._change(name, namespace, checked, expected_generation, scf)
 
     def update_code(self, name: str, zip_bytes: bytes, handler: str | None = None, namespace: str = DEFAULT_NAMESPACE) -> Function:
         """Give the function another package, and with it another handler if one is named."""
@@ -153,7 +168,7 @@ class Functions:
                 raise BadRequest(f"function {name} can't be copied to itself", field="new_name")
             overwritten = _take_away(connection, new_name, where) if override else None
             self._check_room(connection, new_name, where)
-            configuration = {**({} if copy_configuration else self._checks.defaults), **described}
+            configuration = {**({} if copy_configuration else {**self._checks.defaults, "scf": {}}), **described}
             function = replace(source, **configuration, namespace=where, name=new_name, **_newborn())
             _add(connection, function)
         if overwritten is not None:
@@ -188,14 +203,22 @@ class Functions:
         except IntegrityError as error:
             raise _exists(function.name) from error
 
-    def _change(self, name: str, namespace: str, changes: dict[str, Any], expected: int | None = None) -> Function:
+    def _change(
+        self,
+        name: str,
+        namespace: str,
+        changes: dict[str, Any],
+        expected: int | None = None,
+        scf: Mapping[str, Any] = NO_EXTRAS,
+    ) -> Function:
         for _ in range(UPDATE_ATTEMPTS):
             with writing(self._engine) as connection:
                 current = find(connection, name, namespace)
                 if expected is not None and current.generation != expected:
                     raise Conflict(f"function {name} is at generation {current.generation}, not {expected}", hint="read it again")
                 settled = self._bindings.changed(connection, current, changes)
-                changed = replace(current, **settled, generation=current.generation + 1, updated_at=time.time())
+                newer: dict[str, Any] = {"generation": current.generation + 1, "updated_at": time.time(), "scf": {**current.scf, **scf}}
+                changed = replace(current, **settled, **newer)
                 if (changed.code, changed.handler, changed.runtime) != (current.code, current.handler, current.runtime):
                     self._code.check_handler(changed.code, changed.handler, changed.runtime)
                 if (changed.code, changed.layers, changed.runtime) != (current.code, current.layers, current.runtime):

@@ -67,6 +67,23 @@ class Journal:
             rows = connection.execute(query.order_by(invocations.c.seq.desc()).limit(limit))
             return [from_row(record, result, log or b"") for record, result, log in rows]
 
+    def search(self, function: str, namespace: str, since: float, until: float, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` records of calls made in that time, newest first, without results and logs."""
+        query = _of(select(invocations.c.record), function, namespace)
+        query = query.where(invocations.c.created_at >= since, invocations.c.created_at <= until)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(invocations.c.seq.desc()).limit(limit)).scalars()
+            return [from_row(record, None, b"") for record in rows]
+
+    def parts(self, request_ids: Sequence[str], part_bytes: int) -> dict[str, tuple[bytes | None, bytes]]:
+        """(result, log) of these requests as they are stored, of each the first, respectively the last, `part_bytes`."""
+        size = func.length(invocations.c.log)
+        tail = func.substr(invocations.c.log, case((size > part_bytes, size - part_bytes + 1), else_=1))
+        columns = (invocations.c.request_id, func.substr(invocations.c.result, 1, part_bytes), tail)
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(*columns).where(invocations.c.request_id.in_(request_ids)))
+            return {request_id: (None if result is None else bytes(result), bytes(log or b"")) for request_id, result, log in rows}
+
     def logs(self, function: str, namespace: str, after: int | None, limit: int) -> list[LogEntry]:
         """Oldest first: the `limit` behind the cursor `after`, or without one the newest `limit`."""
         query = _of(select(invocations.c.seq, invocations.c.record, invocations.c.log), function, namespace).limit(limit)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Engine
@@ -113,6 +113,15 @@ class Recorder:
         if after is None:
             self.flush()
         return self._journal.logs(function, namespace, after, limit) if _askable(function, namespace) else []
+
+    def search(self, function: str, namespace: str, *, since: float, until: float, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` records of calls made between two moments, newest first, without results and logs."""
+        self.flush()
+        return self._journal.search(function, namespace, since, until, limit) if _askable(function, namespace) else []
+
+    def parts(self, request_ids: Sequence[str], part_bytes: int) -> dict[str, tuple[bytes | None, bytes]]:
+        """Result and log of these requests, as they are stored: of each no more than `part_bytes`, of a log its end."""
+        return self._journal.parts(request_ids, part_bytes)
 
     def last_cursor(self) -> int:
         """Where a follower who wants only what comes now begins."""

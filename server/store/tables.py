@@ -11,6 +11,8 @@
     provisioned     one row a version that has workers started ahead
     invocations     one row a call, numbered by `seq` in the order of commits (what followers of a log page by)
     usage           one row a function and day
+    keys            one row a secret pair, its secret encrypted
+    nonces          what signing clients have used up, until it would be too late to use it again
     counters        named numbers; updating one holds its row until commit, which is our lock on every database
 
 Sizes in MB or bytes, limits in whole seconds, times in float seconds since the epoch. JSON is text: the same on every
@@ -58,6 +60,8 @@ functions: Final = Table(
     Column("updated_at", Double, nullable=False),
     # The number of the version published last. Writing it holds the row: whoever changes something of a function begins with that.
     Column("published", Integer, nullable=False, default=0),
+    # What SCF's clients configure and nothing here acts on: JSON, shown again to them.
+    Column("scf", Text, nullable=False, server_default="{}"),
     UniqueConstraint("namespace", "name", name="functions_name"),
 )
 
@@ -174,6 +178,26 @@ provisioned: Final = Table(
     Column("updated_at", Double, nullable=False),
     Index("provisioned_family", "family"),
     Index("provisioned_namespace", "namespace"),
+)
+
+keys: Final = Table(
+    "keys",
+    METADATA,
+    Column("secret_id", String(128), primary_key=True),
+    Column("scope", String(10), nullable=False),
+    Column("namespace", String(60), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+nonces: Final = Table(
+    "nonces",
+    METADATA,
+    Column("secret_id", String(128), primary_key=True),
+    Column("nonce", String(20), primary_key=True),
+    Column("good_until", Double, nullable=False),
+    Index("nonces_good_until", "good_until"),
 )
 
 counters: Final = Table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import subprocess
@@ -40,6 +41,16 @@ def test_a_credential_that_others_can_read_is_narrowed_and_told(tmp_path: Path, 
     told = capsys.readouterr().err
     assert "could be read by others" in told
     assert "secret" not in told
+
+
+def test_the_key_of_the_secrets_is_made_once_private_and_never_anew(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.key"
+    key = prepare.ensure_secrets_key(path)
+    assert len(base64.urlsafe_b64decode(key)) == 32 and path.stat().st_mode & 0o777 == 0o600
+    assert prepare.ensure_secrets_key(path) == key
+    path.write_text("")
+    assert prepare.ensure_secrets_key(path) == ""
+    assert os.listdir(tmp_path) == ["secrets.key"]
 
 
 def test_a_second_instance_on_the_same_home_is_refused_with_the_owners_pid(tmp_path: Path) -> None:

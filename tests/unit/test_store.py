@@ -34,6 +34,9 @@ from server.functions.collection import used_digests
 from server.functions.layers import Layers
 from server.functions.namespaces import Namespaces
 from server.functions.versions import Versions
+from server.keys.nonces import Nonces
+from server.keys.service import Keys
+from server.keys.vault import Vault
 from server.records import Recorder, new_record
 from server.store import epoch, next_numbers, open_database, ping, rfc3339, utc_day, writing
 from server.store.tables import METADATA
@@ -228,7 +231,8 @@ def test_functions_and_records_work_on_postgresql(on_postgres: tuple[Settings, E
         {"name": "hello", "runtime": "python3", "handler": "index.main", "code": {"zip": zip_base64}, "environment": {"A": "ü"}}
     )
     assert functions.get("hello") == made
-    assert functions.update("hello", {"memory": 256}).generation == 2
+    assert functions.update("hello", {"memory": 256}, scf={"Role": "r\0"}).generation == 2
+    assert functions.get("hello").scf == {"Role": "r\0"}
     recorder = Recorder(engine, settings)
     recorder.start()
     for number in range(30):
@@ -248,10 +252,38 @@ def test_functions_and_records_work_on_postgresql(on_postgres: tuple[Settings, E
         and len(latest[0]["log"]) < 10_000
     )
     assert [entry["cursor"] for entry in recorder.logs("hello", after=28)] == [29, 30]
+    found = recorder.search("hello", "default", since=1e9 + 5, until=1e9 + 9, limit=3)
+    assert [shown["request_id"] for shown in found] == ["r9", "r8", "r7"]
+    assert recorder.parts(["r9", "none"], 4) == {"r9": (b'"\\u0', b"b\xffa\0b\xff"[-4:])}
     assert [(row["calls"], row["billed_ms"], row["gb_seconds"]) for row in recorder.usage()] == [(30, 3000, pytest.approx(1.5))]
     assert recorder.prune() == 30
     recorder.close()
     functions.delete("hello")
+
+
+@pytest.mark.requires("postgresql")
+def test_pairs_and_nonces_work_on_postgresql(on_postgres: tuple[Settings, Engine]) -> None:
+    _, engine = on_postgres
+    keys, nonces = Keys(engine, Vault(base64.urlsafe_b64encode(bytes(32)).decode())), Nonces(engine)
+    pair, secret = keys.create({"description": "ü"})
+    assert keys.find(pair.secret_id) == (pair, secret) and keys.list() == [pair]
+    keys.revoke(pair.secret_id)
+    assert keys.find(pair.secret_id) is None
+    for number in range(50):
+        nonces.use("old", str(number), now=0, good_until=1)
+    taken: list[bool] = []
+    start = threading.Barrier(8)
+
+    def use() -> None:
+        start.wait()
+        taken.extend(nonces.use("a", str(number), now=10, good_until=20) for number in range(20))
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 160 and sum(taken) == 20
 
 
 @pytest.mark.requires("postgresql")

@@ -1,0 +1,154 @@
+"""Functions: created, changed, copied, shown, listed, deleted, and their code handed out again.
+
+Every change is whole when it is answered, so a function's Status is always Active: who polls for that is done at once.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from sandbox.errors import RuntimeNotFound
+from server.errors import LimitExceeded
+from server.functions.model import LATEST, Function
+from server.scf.actions.model import Action, Ask
+from server.scf.code import entry_file, zip_of
+from server.scf.configuration import DEFAULT_HANDLER, DEFAULT_RUNTIME, OTHERWISE_RUNTIME, function_id, read_configuration, shown
+from server.scf.download import code_url
+from server.scf.errors import OwnCodes, ScfError
+from server.scf.extras import read_extras
+from server.scf.listing import select
+
+NOTHING: Final[dict[str, Any]] = {}
+_LIMIT: Final[OwnCodes] = {LimitExceeded: "LimitExceeded.Function"}
+
+
+async def create_function(ask: Ask) -> dict[str, Any]:
+    parameters, services = ask.parameters, ask.services
+    name = parameters.required("FunctionName")
+    wanted = {"handler": DEFAULT_HANDLER, **read_configuration(parameters), "name": name}
+    if "runtime" not in wanted:
+        wanted["runtime"] = await _default_runtime(ask)
+    if wanted["runtime"] == "CustomImage":
+        raise ScfError("ResourceNotFound.ImageConfig", "functions from a container image are not supported: upload a zip as Code.ZipFile")
+    extras, package = read_extras(parameters), zip_of(parameters)
+    create = partial(services.functions.create, {**wanted, "code": {"zip": package}}, ask.namespace(), scf=extras)
+    await services.changes.finish(services.uploads.run(create))
+    return NOTHING
+
+
+async def update_function_code(ask: Ask) -> dict[str, Any]:
+    parameters, functions = ask.parameters, ask.services.functions
+    _refuse_publish(ask)
+    name, package = parameters.required("FunctionName"), zip_of(parameters)
+
+    def change() -> Function:
+        return functions.update_code(name, functions.decode_code({"zip": package}), parameters.text("Handler") or None, ask.namespace())
+
+    await ask.services.change(change)
+    return NOTHING
+
+
+async def update_function_configuration(ask: Ask) -> dict[str, Any]:
+    parameters, functions = ask.parameters, ask.services.functions
+    _refuse_publish(ask)
+    name, changes, extras = parameters.required("FunctionName"), read_configuration(parameters), read_extras(parameters)
+    if "runtime" in changes:
+        current = await ask.services.lookups.run(functions.get, name, ask.namespace())
+        if changes["runtime"].lower() != current.runtime.lower():
+            raise ScfError("InvalidParameterValue.Runtime", f"the runtime can't be changed: it is {current.runtime}")
+        del changes["runtime"]
+    await ask.services.change(partial(functions.update, name, changes, ask.namespace(), scf=extras))
+    return NOTHING
+
+
+async def get_function(ask: Ask) -> dict[str, Any]:
+    function = await _found(ask)
+    code_info = ""
+    if ask.parameters.flag("ShowCode"):
+        code_info = await ask.services.lookups.run(entry_file, ask.services.codestore, function)
+    return shown(function, qualifier=ask.parameters.text("Qualifier") or LATEST, code_info=code_info)
+
+
+async def list_functions(ask: Ask) -> dict[str, Any]:
+    functions = await _all(ask)
+    return select(functions, ask.parameters)
+
+
+async def delete_function(ask: Ask) -> dict[str, Any]:
+    name, namespace = ask.parameters.required("FunctionName"), ask.namespace()
+    if qualifier := ask.parameters.text("Qualifier"):
+        # A version alone is DeleteFunctionVersion's; $LATEST goes with the whole function only.
+        await ask.services.lookups.run(ask.services.functions.get, name, namespace, qualifier)
+        if qualifier != LATEST:
+            raise ScfError("InvalidParameterValue.Qualifier", "one version is deleted with DeleteFunctionVersion")
+    await ask.services.change(partial(ask.services.functions.delete, name, namespace), deleted=True)
+    return NOTHING
+
+
+async def copy(ask: Ask) -> dict[str, Any]:
+    parameters, services = ask.parameters, ask.services
+    name, new_name = parameters.required("FunctionName"), parameters.required("NewFunctionName")
+    target, region = ask.namespace("TargetNamespace"), parameters.text("TargetRegion")
+    if region and region not in (ask.region, services.settings.region):
+        raise ScfError("UnsupportedOperation.Region", f"there is one region here, {services.settings.region}: nothing is copied to another")
+    await services.copy(
+        name,
+        new_name,
+        ask.namespace(),
+        target_namespace=target,
+        override=parameters.flag("Override"),
+        copy_configuration=parameters.flag("CopyConfiguration", default=True),
+        description=parameters.text("Description") if "Description" in parameters else None,
+    )
+    return NOTHING
+
+
+async def get_function_address(ask: Ask) -> dict[str, Any]:
+    function = await _found(ask)
+    return {"Url": code_url(ask.services.vault, ask.base_url, function), "CodeSha256": function.code}
+
+
+async def _default_runtime(ask: Ask) -> str:
+    """SCF's own default, or where no image has it the one that every installation has."""
+    try:
+        await ask.services.client.resolve(DEFAULT_RUNTIME)
+    except RuntimeNotFound:
+        return OTHERWISE_RUNTIME
+    return DEFAULT_RUNTIME
+
+
+def _refuse_publish(ask: Ask) -> None:
+    """The one place where Publish will mean something."""
+    if ask.parameters.flag("Publish"):
+        raise ScfError(
+            "UnsupportedOperation.PublishVersion", "versions can't be published together with a change: call PublishVersion after it"
+        )
+
+
+async def _found(ask: Ask) -> Function:
+    """By FunctionName, or by ResourceId as the console has it."""
+    name, resource = ask.parameters.text("FunctionName"), ask.parameters.text("ResourceId")
+    if not name and resource:
+        name = next((function.name for function in await _all(ask) if function_id(function) == resource), resource)
+    if not name:
+        raise ScfError("InvalidParameter.FunctionNameOrResourceIdRequired", "the request names neither FunctionName nor ResourceId")
+    qualifier = ask.parameters.text("Qualifier") or LATEST
+    return await ask.services.lookups.run(ask.services.functions.get, name, ask.namespace(), qualifier)
+
+
+async def _all(ask: Ask) -> list[Function]:
+    _, found = await ask.services.lookups.run(ask.services.functions.list, ask.namespace())
+    return found
+
+
+ACTIONS: Final = {
+    "CreateFunction": Action(create_function, errors=_LIMIT),
+    "UpdateFunctionCode": Action(update_function_code),
+    "UpdateFunctionConfiguration": Action(update_function_configuration),
+    "GetFunction": Action(get_function, "read"),
+    "ListFunctions": Action(list_functions, "read"),
+    "DeleteFunction": Action(delete_function),
+    "CopyFunction": Action(copy, namespaces=("Namespace", "TargetNamespace"), errors=_LIMIT),
+    "GetFunctionAddress": Action(get_function_address, "read"),
+}

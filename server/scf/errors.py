@@ -1,0 +1,139 @@
+"""From our errors to SCF's codes: one table by class, one by `.code`, one by the field that is wrong; the most special one wins.
+
+code of the action's own table ▸ CODES ▸ FIELDS (BadRequest alone) ▸ CLASSES, along the class's ancestors
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from sandbox import errors as runtime
+from sandbox.errors import SandboxError
+from server import errors as api
+from server.api.problems import as_api_error
+from server.errors import ApiError, BadRequest, failure_of
+
+_log = logging.getLogger(__name__)
+
+
+class ScfError(Exception):
+    """An answer with SCF's `code`, as clients compare it, and a message for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+CLASSES: Final[Mapping[type[Exception], str]] = {
+    api.BadRequest: "InvalidParameterValue",
+    api.Unsupported: "UnsupportedOperation",
+    api.Unauthorized: "AuthFailure.UnauthorizedOperation",
+    api.NotFound: "ResourceNotFound",
+    api.NamespaceNotFound: "ResourceNotFound.Namespace",
+    api.FunctionNotFound: "ResourceNotFound.Function",
+    api.LayerNotFound: "ResourceNotFound.Layer",
+    api.LayerVersionNotFound: "ResourceNotFound.LayerVersion",
+    api.QualifierNotFound: "ResourceNotFound.Qualifier",
+    api.Conflict: "FailedOperation.OperationConflict",
+    api.LimitExceeded: "LimitExceeded.Quota",
+    api.PayloadTooLarge: "InvalidParameter.RequestTooLarge",
+    # A call that was refused: nothing ran. RequestLimitExceeded is what the SDKs' own retries look for.
+    runtime.Throttled: "RequestLimitExceeded",
+    runtime.NoCapacity: "ResourceInsufficient",
+    runtime.StaleFunction: "FailedOperation.FunctionStatusError",
+    runtime.Unavailable: "ResourceUnavailable",
+    runtime.RuntimeNotFound: "InvalidParameterValue.Runtime",
+    # A function's own failures are results, not errors (`actions.invocations`); these are for where there is no result to be had.
+    runtime.HandlerError: "FailedOperation.InvokeFunction",
+    runtime.EventInvalid: "InvalidParameterValue.Param",
+    runtime.HandlerNotFound: "FailedOperation.InvokeFunction",
+    runtime.UserCodeError: "FailedOperation.InvokeFunction",
+    runtime.InitTimeout: "FailedOperation.InvokeFunction",
+    runtime.TimeLimit: "FailedOperation.InvokeFunction",
+    runtime.MemoryLimit: "FailedOperation.InvokeFunction",
+    runtime.ProcessExit: "FailedOperation.InvokeFunction",
+    runtime.ProtocolError: "FailedOperation.InvokeFunction",
+    runtime.ReplyTooLarge: "FailedOperation.InvokeFunction",
+    runtime.LaunchError: "InternalError.System",
+    runtime.CallLost: "InternalError.System",
+    runtime.ImageError: "InternalError.System",
+    runtime.ConfigError: "InternalError.System",
+}
+
+#: An ApiError without a class of its own, by its HTTP status.
+STATUSES: Final[Mapping[int, str]] = {
+    408: "InvalidParameter",
+    500: "InternalError",
+    503: "ResourceUnavailable",
+    507: "FailedOperation.InsufficientResources",
+}
+
+CODES: Final[Mapping[str, str]] = {
+    "function_exists": "ResourceInUse.Function",
+    "invalid_json": "InvalidParameterValue.Param",
+    "invalid_runtime": "InvalidParameterValue.Runtime",
+    "invalid_handler": "InvalidParameterValue.Handler",
+    "handler_file_missing": "InvalidParameterValue.Handler",
+    "environment_too_large": "InvalidParameterValue.EnvironmentExceededLimit",
+    "environment_reserved": "InvalidParameterValue.EnvironmentSystemProtect",
+    "code_too_large": "InvalidParameterValue.ZipFile",
+    "invalid_code": "InvalidParameterValue.ZipFile",
+}
+
+FIELDS: Final[Mapping[str, str]] = {
+    "name": "InvalidParameterValue.FunctionName",
+    "new_name": "InvalidParameterValue.FunctionName",
+    "namespace": "InvalidParameterValue.Namespace",
+    "runtime": "InvalidParameterValue.Runtime",
+    "handler": "InvalidParameterValue.Handler",
+    "memory": "InvalidParameterValue.MemorySize",
+    "timeout": "LimitExceeded.Timeout",
+    "init_timeout": "LimitExceeded.InitTimeout",
+    "environment": "InvalidParameterValue.Environment",
+    "network": "InvalidParameterValue.PublicNetConfig",
+    "layers": "InvalidParameterValue.Layers",
+    "description": "InvalidParameterValue.Description",
+    "code": "InvalidParameterValue.ZipFile",
+    "code.zip": "InvalidParameterValue.ZipFileBase64BinasciiError",
+    "triggers": "UnsupportedOperation.Trigger",
+}
+
+#: By class of error, what one action calls it.
+OwnCodes = Mapping[type[Exception], str]
+NO_CODES: Final[OwnCodes] = {}
+
+
+def scf_error(error: Exception, own: OwnCodes = NO_CODES) -> ScfError:
+    """The answer to any exception. What nobody expected is logged, and nothing of it is told."""
+    if isinstance(error, ScfError):
+        return error
+    if type(error) in own:
+        return ScfError(own[type(error)], _message(error))
+    if isinstance(error, SandboxError):
+        return ScfError(_by_class(error) or "InternalError", _message(error))
+    if not isinstance(error, ApiError):
+        error = as_api_error(error)
+    return ScfError(_code(error), _message(error))
+
+
+def _code(error: ApiError) -> str:
+    if error.code in CODES:
+        return CODES[error.code]
+    if isinstance(error, BadRequest) and error.field in FIELDS:
+        return FIELDS[error.field]
+    return _by_class(error) or STATUSES.get(error.status, "FailedOperation")
+
+
+def _by_class(error: Exception) -> str | None:
+    return next((CLASSES[cls] for cls in type(error).__mro__ if cls in CLASSES), None)
+
+
+def _message(error: Exception) -> str:
+    """A fault of ours is for the log: `from_runtime` and `as_api_error` have left out what is not for the caller."""
+    if isinstance(error, SandboxError):
+        row = failure_of(error)
+        detail = api.from_runtime(error).detail
+        return f"{detail} (status {row.scf})"
+    return error.detail if isinstance(error, ApiError) else str(error)
