@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from server.api.aliases import FunctionAlias, FunctionAliases
 from server.api.concurrency import Account, FunctionConcurrency, VersionProvisioned
+from server.api.events import DeadLetterItem, DeadLetterList, DeadLetterResend, EventConfig
 from server.api.functions import FunctionCode, FunctionItem, FunctionList
 from server.api.health import Health, MetricsPage, OpenApi, Readiness
 from server.api.host import Images, Sandboxes, Usage
 from server.api.invocations import FunctionInvocations
 from server.api.layers import LayerContent, LayerList, LayerVersionItem, LayerVersionList
 from server.api.namespaces import NamespaceItem, NamespaceList
-from server.api.records import FunctionLogs, Invocation
+from server.api.records import FunctionLogs, Invocation, Invocations
 from server.api.services import Services
+from server.api.triggers import FunctionTrigger, FunctionTriggers
 from server.api.versions import FunctionVersion, FunctionVersions
 
 
@@ -27,6 +29,10 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/functions/{name}/aliases": FunctionAliases(services),
         "/v1/functions/{name}/aliases/{alias}": FunctionAlias(services),
         "/v1/functions/{name}/invocations": FunctionInvocations(services),
+        "/v1/functions/{name}/event-config": EventConfig(services),
+        "/v1/functions/{name}/triggers": FunctionTriggers(services),
+        "/v1/functions/{name}/triggers/{trigger}": FunctionTrigger(services),
+        "/v1/invocations": Invocations(services),
         "/v1/functions/{name}/concurrency": FunctionConcurrency(services),
         "/v1/functions/{name}/versions/{version}/provisioned": VersionProvisioned(services),
         "/v1/functions/{name}/logs": FunctionLogs(services),
@@ -35,6 +41,9 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/layers/{layer}/versions/{layer_version}": LayerVersionItem(services),
         "/v1/layers/{layer}/versions/{layer_version}/content": LayerContent(services),
         "/v1/invocations/{request_id}": Invocation(services),
+        "/v1/dead-letters": DeadLetterList(services),
+        "/v1/dead-letters/{request_id}": DeadLetterItem(services),
+        "/v1/dead-letters/{request_id}/resend": DeadLetterResend(services),
         "/v1/sandboxes": Sandboxes(services),
         "/v1/images": Images(services),
         "/v1/usage": Usage(services),

@@ -15,10 +15,14 @@ from sandbox.errors import SandboxError, Unavailable
 from sandbox.log import pairs
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec, Reply
-from server.api.calls import Calls
+from server.api.calls import Calls, Running
 from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
+from server.events.configs import EventConfigs
+from server.events.deadletters import DeadLetters
+from server.events.front import EventFront
+from server.events.queue import EventQueue
 from server.functions.aliases import Alias, Aliases
 from server.functions.concurrency import Concurrency, QuotaChange
 from server.functions.layers import Layers
@@ -29,6 +33,7 @@ from server.functions.reconciler import Reconciler
 from server.functions.service import Functions
 from server.functions.versions import Versions
 from server.records.recorder import Recorder
+from server.triggers.service import Triggers
 
 RETIRE_SECONDS: Final = 2.0
 DESCRIBE_SECONDS: Final = 5.0
@@ -45,7 +50,7 @@ class Runtime(Protocol):
     def connected(self) -> bool: ...
     async def start(self) -> None: ...
     async def close(self) -> None: ...
-    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> None: ...
+    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> Running: ...
     async def retire(self, function_id: str, generation: int | None) -> None: ...
     async def announce(self, function_id: str) -> None: ...
     async def describe(self) -> dict[str, Any]: ...
@@ -77,6 +82,11 @@ class Services:
     cache: FunctionCache
     calls: Calls
     metrics: Metrics
+    queue: EventQueue
+    events: EventFront
+    configs: EventConfigs
+    letters: DeadLetters
+    triggers: Triggers
     lookups: Threads
     uploads: Threads
     changes: Tasks
