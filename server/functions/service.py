@@ -135,8 +135,7 @@ class Functions:
             if not connection.execute(delete(table).where(table.c.function_id == function.function_id)).rowcount:
                 raise missing(name)
             forget_function(connection, function.function_id, namespace)
-            for owned in (triggers, event_settings):
-                connection.execute(delete(owned).where(owned.c.function_id == function.function_id))
+            _forget_events(connection, function)
         self.collect_code()
         return function
 
@@ -233,6 +232,12 @@ def _newborn() -> dict[str, Any]:
     return {"function_id": str(uuid.uuid4()), "generation": 1, "created_at": now, "updated_at": now}
 
 
+def _forget_events(connection: Connection, function: Function) -> None:
+    """Its triggers and event settings go with a function; a timer would find another of its name."""
+    for owned in (triggers, event_settings):
+        connection.execute(delete(owned).where(owned.c.function_id == function.function_id))
+
+
 def _take_away(connection: Connection, name: str, namespace: str) -> Function | None:
     """Delete it where there is one."""
     try:
@@ -241,6 +246,7 @@ def _take_away(connection: Connection, name: str, namespace: str) -> Function | 
         return None
     connection.execute(delete(table).where(table.c.function_id == found.function_id))
     forget_function(connection, found.function_id, namespace)
+    _forget_events(connection, found)
     return found
 
 

@@ -1223,3 +1223,10 @@ async def test_dead_letters_that_are_not_there_are_404(api: Any) -> None:
         problem(await made, 404, "dead_letter_not_found")
     assert (await api.simulate_delete("/v1/dead-letters")).json == {"purged": 0}
     problem(await api.simulate_get("/v1/dead-letters", params={"function": "no such"}), 400)
+
+
+async def test_an_overwritten_functions_triggers_go_with_it(api: Any, hello: Any, app: App) -> None:
+    await api.simulate_post("/v1/functions", json=creation(name="other", triggers=[TICK]))
+    await app.services.copy("hello", "other", "default", override=True)
+    assert (await api.simulate_get("/v1/functions/other/triggers")).json == {"triggers": []}
+    assert app.services.triggers.of_kind("timer") == []
