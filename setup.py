@@ -18,7 +18,7 @@ setup(
     install_requires=[
         "alembic>=1.13",
         "click>=8.1",
-        "croniter>=3.0",
+        "croniter>=6.0",
         "cryptography>=42",
         "falcon>=4.0",
         # server.api.connection goes on from its ASGI protocol, which has changed much since it came with 24.0.
@@ -32,6 +32,8 @@ setup(
         "python-prctl>=1.8",
         "rich>=13.7",
         "SQLAlchemy>=2.0",
+        # Debian's minimal images have no zone files of their own.
+        "tzdata>=2024.1",
         "uvloop>=0.19",
         "zstandard>=0.22",
     ],

@@ -23,6 +23,7 @@ import orjson
 from sandbox import environment
 from sandbox.errors import (
     CallLost,
+    Cancelled,
     EventInvalid,
     HandlerError,
     HandlerNotFound,
@@ -86,6 +87,7 @@ class Call:
         "_began",
         "_began_at",
         "_body",
+        "_cancelled",
         "_door",
         "_ended",
         "_error",
@@ -127,6 +129,7 @@ class Call:
         self._lease: Message
         self._exchange: Exchange
         self._holds = False  # a lease that is not yet given back
+        self._cancelled = False
         self._began, self._began_at = time.monotonic(), time.time()
         self._body = b""
         self._error: InvocationFailed | None = None
@@ -138,6 +141,18 @@ class Call:
     def begin(self, acquire: Message) -> None:
         """Ask for a lease with this message. Raises Unavailable, and then `ended` is never called."""
         self._door.request(acquire, self._granted)
+
+    def cancel(self) -> None:
+        """Stop it: its sandbox is destroyed and it ends with Cancelled, unless its end has come already. Once `begin` has returned."""
+        if self._cancelled or self._ended is None:
+            return
+        self._cancelled = True
+        if self._holds:
+            self._break_off()
+
+    def _break_off(self) -> None:
+        self._error, self._outcome = Cancelled("the call was cancelled"), "broken"
+        self._release()
 
     @_guarded
     def _granted(self, answer: Message | SandboxError, fds: list[int]) -> None:
@@ -156,7 +171,9 @@ class Call:
             log_bytes=settings.log_limit_bytes,
         )
         self._holds = True
-        if answer["start"] == "cold":
+        if self._cancelled:  # while it waited for its lease
+            self._break_off()
+        elif answer["start"] == "cold":
             self._exchange.expect(self._greeted)
         else:
             self._hand_over()

@@ -73,11 +73,12 @@ class Client:
 
     # -- calls ----------------------------------------------------------------------------------------------------------
 
-    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> None:
-        """Run one call; `ended` is called once: with the Reply (the function's failure is in it), or with a Refused leaf, LaunchError
-        or ImageError when nothing ran. Nobody has to wait for it. Raises Unavailable, then nothing was begun."""
+    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> Call:
+        """Run one call, which can be cancelled; `ended` is called once: with the Reply (the function's failure is in it), or with a
+        Refused leaf, LaunchError or ImageError when nothing ran. Nobody has to wait for it. Raises Unavailable, then nothing was begun."""
         call = Call(self, self._settings, self._loop, self._readers, spec=spec, event=event, request_id=request_id, ended=ended)
         call.begin({"op": "acquire", "spec": self._encoded(spec)})
+        return call
 
     async def invoke(self, spec: FunctionSpec, event: bytes, *, request_id: str) -> Reply:
         """`begin` and wait. Who is cancelled while waiting stops nothing: the call goes on to its end."""

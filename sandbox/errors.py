@@ -17,7 +17,8 @@
     │   ├── MemoryLimit              told by the kernel's counters or the governor
     │   ├── ProcessExit              the process ended by itself
     │   ├── ProtocolError            what came back was not a frame of ours
-    │   └── ReplyTooLarge            the return value is over the limit
+    │   ├── ReplyTooLarge            the return value is over the limit
+    │   └── Cancelled                it was told to stop, and its sandbox is gone
     ├── LaunchError                  a sandbox could not be made: stage, step, errno, path
     ├── CallLost                     it had begun, and nobody knows how it ended
     ├── ImageError                   an image is missing, broken or was refused at import
@@ -128,6 +129,10 @@ class ProtocolError(InvocationFailed):
 class ReplyTooLarge(InvocationFailed):
     code = "reply_too_large"
     fate = "keep"
+
+
+class Cancelled(InvocationFailed):
+    code = "cancelled"
 
 
 class LaunchError(SandboxError):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
+from zoneinfo import ZoneInfo
 
 from sandbox import addresses
 from sandbox.errors import ConfigError
@@ -26,6 +27,13 @@ def _setting(
 ) -> Any:
     """`parse` raises ValueError for a text that is none."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "parse": parse})
+
+
+def _zone(text: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"{text!r} is no time zone; as in Asia/Shanghai, Europe/Berlin, UTC") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +83,8 @@ class Settings:
     limit_triggers_at_creation: int = _setting(1, "triggers given with a function's creation", low=0)
     limit_timers: int = _setting(2, "timers of a function", low=0)
     limit_object_triggers: int = _setting(2, "object triggers of a function", low=0)
+    limit_queued_events: int = _setting(100_000, "events that wait or run; one more is refused with 503", low=1)
+    limit_event_delay_seconds: int = _setting(604_800, "longest delay of an event", low=0)
     log_limit_bytes: int = _setting(1024 * 1024, "log kept of one call, bytes; the rest is cut with a marker", low=1024)
 
     default_memory_mb: int = _setting(128, "memory of a function that names none", low=64)
@@ -109,6 +119,22 @@ class Settings:
         parse=addresses.parse_destinations,
     )
     nat_dns: str = _setting("", "resolvers of the functions, up to three addresses; empty: the host's", parse=addresses.parse_addresses)
+
+    event_retry_seconds: float = _setting(60.0, "time between two attempts of an event", low=0.01)
+    event_retries: int = _setting(2, "further attempts after an error of the function, where its event settings name none", low=0, high=2)
+    event_ttl_seconds: int = _setting(21_600, "longest wait of an event, where its function's event settings name none", low=1, high=21_600)
+    event_slots: int = _setting(64, "events that one dispatcher runs at once", low=1, high=4096)
+    event_share_percent: float = _setting(
+        80.0, "share of a function's concurrency and of capacity_mb that events may take", low=1, high=100
+    )
+    event_lease_seconds: float = _setting(30.0, "a dispatcher that says nothing for so long has lost its events", low=0.5)
+    event_poll_seconds: float = _setting(1.0, "how often a dispatcher looks without being told", low=0.05)
+    keep_idempotency_hours: float = _setting(24.0, "how long an Idempotency-Key is known", low=0.01)
+    keep_dead_letters_days: float = _setting(30.0, "dead letters older than this go", low=0.01)
+    timer_zone: str = _setting("Asia/Shanghai", "time zone of timers, as SCF's UTC+8", parse=_zone)
+    timer_catch_up_seconds: float = _setting(
+        300.0, "a timer that missed firings while nothing ran fires once for the latest, if that is younger than this", low=0
+    )
 
     keep_records_days: int = _setting(30, "invocation records older than this go", low=1)
     keep_records: int = _setting(200_000, "at most this many invocation records", low=1)
@@ -147,6 +173,16 @@ class Settings:
     def socket_path(self) -> Path:
         """sandboxd's SOCK_SEQPACKET socket."""
         return Path(self.run) / "sandboxd.sock"
+
+    @property
+    def wake_dir(self) -> Path:
+        """The datagram sockets by which the processes of `user` wake each other."""
+        return self.state_dir / "wake"
+
+    @property
+    def dead_letters_dir(self) -> Path:
+        """Where dead letters go whose target is a file: NAME.jsonl, one JSON document a line."""
+        return self.state_dir / "dead-letters"
 
     @property
     def database(self) -> str:

@@ -23,6 +23,10 @@ from server.api.request import Request
 from server.api.routes import routes
 from server.api.services import Runtime, Services
 from server.api.threads import Tasks, Threads
+from server.events.configs import EventConfigs
+from server.events.deadletters import DeadLetters
+from server.events.front import EventFront
+from server.events.queue import EventQueue
 from server.functions.aliases import Aliases
 from server.functions.codestore import CodeStore
 from server.functions.concurrency import Concurrency
@@ -40,6 +44,7 @@ from server.records.process import WriterProcess
 from server.records.recorder import Recorder
 from server.scf.routes import routes as scf_routes
 from server.store.engine import open_database
+from server.triggers.service import Triggers
 
 LOOKUP_THREADS: Final = 8
 #: Unpacking is mostly CPU: more at once only hurt the calls.
@@ -108,6 +113,7 @@ class Lifespan:
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         services = self._services
         services.recorder.start()
+        services.events.start()
         services.client.on_change = services.cache.forget
         await services.client.start()
         services.reconciler.start()
@@ -123,6 +129,7 @@ class Lifespan:
         await services.client.close()  # calls that still run end as Unavailable, and sandboxd kills their sandboxes
         await services.calls.wait(LAST_CALLS_SECONDS)
         await services.changes.wait(LAST_CALLS_SECONDS)
+        await services.events.close()
         await asyncio.to_thread(services.recorder.close)
         services.uploads.close()
         services.lookups.close()
@@ -158,6 +165,8 @@ def create_app(
 
 def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder, vault: Vault) -> Services:
     functions = Functions(engine, settings, codestore)
+    triggers = functions.triggers = Triggers(engine, settings, functions.get)
+    queue, configs = EventQueue(engine, settings), EventConfigs(engine, settings, functions)
     metrics, lookups = Metrics(_later), Threads("lookup", LOOKUP_THREADS)
     keys = Keys(engine, vault)
     concurrency = Concurrency(engine, settings, functions.get)
@@ -188,6 +197,11 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         cache=cache,
         calls=Calls(client, cache, recorder, metrics),
         metrics=metrics,
+        queue=queue,
+        events=EventFront(settings, queue, configs, recorder, lookups),
+        configs=configs,
+        letters=DeadLetters(engine, settings, queue),
+        triggers=triggers,
         lookups=lookups,
         uploads=Threads("upload", UPLOAD_THREADS),
         changes=Tasks(),

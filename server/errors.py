@@ -12,7 +12,8 @@
     │   └── LayerVersionNotFound
     ├── Conflict              409    it exists already, or was changed at the same time
     │   └── LimitExceeded            a count is at its limit
-    └── PayloadTooLarge       413    SCF 406 for an event
+    ├── PayloadTooLarge       413    SCF 406 for an event
+    └── QueueFull             503    SCF 449: too many events wait
 
 Resources raise these; only `server.api` turns them into responses. `from_runtime` makes one of a `sandbox.errors` leaf.
 Messages are lower case with the value in them, the advice is in `.hint`.
@@ -148,6 +149,16 @@ class PayloadTooLarge(_Fixed):
     default_title = "Too large"
 
 
+class QueueFull(_Fixed):
+    http = 503
+    default_code = "queue_full"
+    default_title = "The event queue is full"
+    default_scf = 449
+
+    def __init__(self, detail: str, *, hint: str = "") -> None:
+        super().__init__(detail, hint=hint, retry_after=1)
+
+
 #: SCF's RequestTooLarge, for PayloadTooLarge about an event.
 SCF_EVENT_TOO_LARGE = 406
 
@@ -173,6 +184,7 @@ FAILURES: dict[type[runtime.SandboxError], Failure] = {
     runtime.ProcessExit: Failure(502, 439, "User process exited"),
     runtime.ProtocolError: Failure(502, 439, "User process broke the protocol"),
     runtime.ReplyTooLarge: Failure(502, 407, "Reply too large"),
+    runtime.Cancelled: Failure(502, 499, "Cancelled"),
     runtime.Throttled: Failure(429, 432, "Concurrency limit reached", retry=True),
     runtime.NoCapacity: Failure(503, 449, "No capacity", retry=True),
     runtime.StaleFunction: Failure(503, 500, "The function is changing", retry=True),

@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-#: The image and the instances: integration/ and hostile/ share them.
-pytest_plugins = ["tests.integration.fixtures"]
+#: The image and the instances, which integration/ and hostile/ share, and a database server.
+pytest_plugins = ["tests.integration.fixtures", "tests.postgres"]
 
 SUITES = ("unit", "integration", "hostile", "e2e")
 HERE = Path(__file__).resolve().parent

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,10 +33,16 @@ SUCCESS: Final = 200
 _log = logging.getLogger(__name__)
 
 
+class Running(Protocol):
+    """What `Invoker.begin` gives back: a call that can be stopped."""
+
+    def cancel(self) -> None: ...
+
+
 class Invoker(Protocol):
     """What of `sandbox.client.Client` a call needs."""
 
-    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> None: ...
+    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> Running: ...
 
 
 class RecordSink(Protocol):
@@ -57,6 +62,14 @@ class Call:
     refusal: SandboxError | ApiError | None = None
     stale: int = 0
     waiter: asyncio.Future[None] | None = None
+    running: Running | None = None
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Stop it: it ends soon, as Cancelled if it ran until now."""
+        self.cancelled = True
+        if self.running is not None:
+            self.running.cancel()
 
     @property
     def status(self) -> int:
@@ -91,7 +104,9 @@ class Calls:
     def _begin(self, call: Call, event: bytes) -> None:
         self.running.add(call)
         try:
-            self._client.begin(call.known.spec, event, request_id=call.request_id, ended=partial(self._ended, call, event))
+            call.running = self._client.begin(call.known.spec, event, request_id=call.request_id, ended=partial(self._ended, call, event))
+            if call.cancelled:  # before it was begun, or begun anew
+                call.running.cancel()
         except SandboxError as error:
             self._ended(call, event, error)
         except Exception as error:
@@ -163,13 +178,6 @@ class Calls:
             cold_start_seconds=reply.start_ms / 1000 if reply and reply.start == "cold" else None,
         )
         self._recorder.put_outcome(outcome_of(call, status, CLIENT_GONE if gone else status))
-
-
-def new_request_id() -> str:
-    """A UUID of version 7 (RFC 9562) as text, at a third of the uuid module's price: ids that grow with time are written side by side
-    in the database's index, random ones each to a page of their own."""
-    digits = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
-    return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
 
 
 def billed_ms(reply: Reply) -> int:

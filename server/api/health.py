@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sandbox.errors import SandboxError
 from sandbox.settings import Settings
-from server.api.metrics import CONTENT_TYPE, SCRAPE_SECONDS
+from server.api.metrics import CONTENT_TYPE, SCRAPE_SECONDS, Backlog
 from server.api.openapi import Answer, document, operation
 from server.api.problems import dump
 from server.api.request import Request
@@ -40,16 +40,21 @@ class Readiness:
         "Whether calls can be served: database and runtime answer",
         TAG,
         {
-            200: Answer("They can", "Health"),
+            200: Answer("They can; `degraded` where events have to wait, and why stands in `reasons`", "Health"),
             503: Answer("They can't; why stands in `reasons`", "Health", headers={"Retry-After": "seconds"}),
         },
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         reasons = await self._reasons()
-        resp.status = 503 if reasons else 200
-        resp.data = dump({"status": "unavailable", "reasons": reasons} if reasons else {"status": "ok"})
         if reasons:
+            resp.status = 503
             resp.set_header("Retry-After", "1")
+            resp.data = dump({"status": "unavailable", "reasons": reasons})
+        elif await self._services.lookups.run(self._services.events.has_dispatcher):
+            resp.data = dump({"status": "ok"})
+        else:
+            # Calls are served and events are safe: nothing a load balancer should turn away from.
+            resp.data = dump({"status": "degraded", "reasons": ["no dispatcher runs on this machine: events wait"]})
 
     async def _reasons(self) -> list[str]:
         services, reasons = self._services, []
@@ -80,8 +85,13 @@ class MetricsPage:
             runtime = await services.describe()
         except SandboxError:
             runtime = None  # hearth_runtime_up says so
-        resp.data = await services.lookups.run(services.metrics.render, runtime, services.recorder.dropped)
+        backlog = await services.lookups.run(_backlog, services)
+        resp.data = await services.lookups.run(services.metrics.render, runtime, services.recorder.dropped, backlog)
         resp.content_type = CONTENT_TYPE
+
+
+def _backlog(services: Services) -> Backlog:
+    return Backlog(services.queue.depths(), services.queue.outcomes(), services.letters.count(), services.events.has_dispatcher())
 
 
 class OpenApi:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import base64
+import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, get_args
+from typing import Final
 
 import falcon.asgi
 
 from sandbox.errors import SandboxError
 from sandbox.spec import Reply
-from server.api.calls import SUCCESS, Call, billed_ms, new_request_id
+from server.api.calls import SUCCESS, Call, billed_ms
 from server.api.openapi import NAMESPACE, QUALIFIER, Answer, Parameter, operation, problem
-from server.api.parameters import check_event, namespace
+from server.api.parameters import as_seconds, check_event, namespace, seconds, text
 from server.api.problems import answer, dump
-from server.api.records import latest_records
+from server.api.records import SEARCH, latest_records
 from server.api.request import Request
 from server.api.schemas import listing
 from server.api.services import Services
-from server.errors import SCF_EVENT_TOO_LARGE, ApiError, BadRequest, PayloadTooLarge, Unsupported, error_body, failure_of, from_runtime
+from server.errors import SCF_EVENT_TOO_LARGE, ApiError, BadRequest, PayloadTooLarge, error_body, failure_of, from_runtime
+from server.events.model import ACCEPTED, NewEvent
 from server.functions.checks import shown
 from server.functions.model import DEFAULT_NAMESPACE, LATEST
 from server.functions.routing import MAX_ROUTING_KEY_BYTES, RoutingKey, checked_routing_key, no_key
-from server.records.model import State
+from server.records.ids import new_request_id
 
 TAIL_BYTES: Final = 4096
 #: Whether the client is still there is worth a look only when there was time to leave.
 LOOK_AFTER_MS: Final = 50
+
+MODES: Final = ("RequestResponse", "Event")
 
 #: Option → the headers it may also come in.
 OPTION_HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -47,6 +52,8 @@ _CALL_HEADERS: Final = {
     "X-Scf-Memory-Bytes": "its peak memory",
     "X-Scf-Log": "with logType=Tail: the last 4 KB of its log in base64",
 }
+_ACCEPTED_HEADERS: Final = {"X-Scf-Request-Id": "the event's id", "X-Scf-Status": "202", "Location": "its record"}
+_KEY: Final = re.compile(r"[!-~]{1,200}", re.ASCII)
 _REFUSED: Final = {"X_Scf_Request_Id": "the call's id", "X_Scf_Status": "SCF's status", "Retry_After": "seconds"}
 
 
@@ -56,6 +63,7 @@ class Options:
     qualifier: str = LATEST
     namespace: str = DEFAULT_NAMESPACE
     routing_key: RoutingKey = field(default_factory=no_key)
+    asynchronous: bool = False
 
 
 _PLAIN: Final = Options()
@@ -68,26 +76,37 @@ class FunctionInvocations:
         self._services = services
         self._calls, self._cache = services.calls, services.cache
         self._limit_bytes = services.settings.limit_event_bytes
+        self._events = services.events
 
     @operation(
         "Call a function",
         "invocations",
         {
             200: Answer("What it returned, verbatim", {}, headers=_CALL_HEADERS),
+            202: Answer("The event is on disk and will run", "Accepted", headers=_ACCEPTED_HEADERS),
             400: problem("The event is not JSON (SCF 400), a parameter is wrong, or no image has the runtime"),
             404: problem("No such function or namespace (SCF 435) or qualifier (442)"),
             413: problem("The event is too large (SCF 406)"),
             429: problem("The function's concurrency limit is reached (SCF 432)", **_REFUSED),
             500: problem("A fault of the server's"),
             502: Answer("The function failed: SCF 430, 434, 437, 439, 443 or 407", "FunctionError", headers=_CALL_HEADERS),
-            503: problem("No capacity (SCF 449), or the runtime is away (SCF 500)", **_REFUSED),
+            503: problem("No capacity or a full event queue (SCF 449), or the runtime is away (SCF 500)", **_REFUSED),
             504: Answer("Time limit (SCF 433) or loading limit (SCF 450)", "FunctionError", headers=_CALL_HEADERS),
         },
         parameters=(
             NAMESPACE,
-            Parameter("invokeType", "Also as a header", {"type": "string", "enum": ["RequestResponse"], "default": "RequestResponse"}),
+            Parameter("invokeType", "Also as a header", {"type": "string", "enum": list(MODES), "default": MODES[0]}),
             Parameter("logType", "Also as a header", {"type": "string", "enum": ["None", "Tail"], "default": "None"}),
             QUALIFIER,
+            Parameter(
+                "delaySeconds", "Event only: not before so many seconds; also as X-Scf-Delay-Seconds", {"type": "number", "minimum": 0}
+            ),
+            Parameter(
+                "Idempotency-Key",
+                "Event only: the same key of the same function gives the first event's id and runs nothing",
+                {"type": "string", "pattern": "^[!-~]{1,200}$"},
+                place="header",
+            ),
             Parameter(
                 "X-Scf-Routing-Key",
                 f"A JSON object of strings, at most {MAX_ROUTING_KEY_BYTES} bytes, for the rules of an alias",
@@ -105,6 +124,9 @@ class FunctionInvocations:
         options = read_options(req)
         if event:
             check_event(event)
+        if options.asynchronous:
+            await self._accept(req, resp, name, options, event or b"{}")
+            return
         known = await self._cache.find(name, options.namespace, options.qualifier, options.routing_key)
         call = Call(request_id, known, options.qualifier, options.routing_key)
         await self._calls.perform(call, event or b"{}")
@@ -119,6 +141,27 @@ class FunctionInvocations:
         if options.tail:
             resp.set_header("X-Scf-Log", base64.b64encode(reply.log[-TAIL_BYTES:]).decode())
 
+    async def _accept(self, req: Request, resp: falcon.asgi.Response, name: str, options: Options, event: bytes) -> None:
+        """202 once the event is on disk."""
+        settings = self._services.settings
+        if len(event) > (limit := settings.limit_async_event_bytes):
+            raise PayloadTooLarge(f"the event is over the limit of {limit} bytes", scf_status=SCF_EVENT_TOO_LARGE)
+        key, delay = _idempotency_key(req), _delay_seconds(req, settings.limit_event_delay_seconds)
+        function = (await self._cache.find(name, options.namespace, options.qualifier)).function
+        new = NewEvent(
+            namespace=function.namespace,
+            function=function.name,
+            qualifier=options.qualifier,
+            payload=event,
+            idempotency_key=key,
+            not_before=time.time() + delay if delay else 0.0,
+            request_id=req.request_id,
+        )
+        # Acknowledged or not: it is one or the other, also when the client leaves meanwhile.
+        accepted = await self._services.changes.finish(self._events.put(new))
+        resp.status, resp.data = 202, dump({"request_id": accepted})
+        resp.set_headers((("X-Scf-Request-Id", accepted), ("X-Scf-Status", str(ACCEPTED)), ("Location", f"/v1/invocations/{accepted}")))
+
     @operation(
         "A function's latest calls",
         "invocations",
@@ -127,11 +170,7 @@ class FunctionInvocations:
             400: problem("A parameter is wrong"),
             404: problem("No such function"),
         },
-        parameters=(
-            NAMESPACE,
-            Parameter("limit", "How many", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20}),
-            Parameter("state", "Only those", {"type": "string", "enum": list(get_args(State))}),
-        ),
+        parameters=(NAMESPACE, *SEARCH),
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
         resp.data = dump({"invocations": await latest_records(self._services, req, name)})
@@ -141,11 +180,24 @@ def read_options(req: Request) -> Options:
     """invokeType, logType, qualifier, namespace and routing key, from the query or from headers. Raises BadRequest."""
     if not req.query_string and not req.has_any_header(_HEADER_NAMES):
         return _PLAIN
-    if _word(req, "invokeType", ("RequestResponse", "Event"), "RequestResponse") == "Event":
-        raise Unsupported("asynchronous calls are not available yet", field="invokeType", hint="invokeType=RequestResponse")
+    asynchronous = _word(req, "invokeType", MODES, MODES[0]) == "Event"
     tail = _word(req, "logType", ("None", "Tail"), "None") == "Tail"
     key = checked_routing_key(req.get_header(ROUTING_KEY))
-    return Options(tail, _option(req, "qualifier") or LATEST, namespace(req), key)
+    return Options(tail, _option(req, "qualifier") or LATEST, namespace(req), key, asynchronous)
+
+
+def _idempotency_key(req: Request) -> str:
+    key = req.get_header("Idempotency-Key")
+    if key is not None and _KEY.fullmatch(key) is None:
+        raise BadRequest(f"Idempotency-Key: {shown(key)} is not a key", field="Idempotency-Key", hint="1 to 200 visible ASCII characters")
+    return key or ""
+
+
+def _delay_seconds(req: Request, most: float) -> float:
+    header = req.get_header("X-Scf-Delay-Seconds")
+    if header is None or text(req, "delaySeconds") is not None:
+        return seconds(req, "delaySeconds", high=most)
+    return as_seconds("X-Scf-Delay-Seconds", header, high=most)
 
 
 def _word(req: Request, name: str, words: Iterable[str], default: str) -> str:

@@ -8,10 +8,12 @@ took 4 % of what a warm call costs an HTTP worker.
 from __future__ import annotations
 
 import os
+import time
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -19,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from server.events.model import Depth
 from server.functions.model import Function
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,6 +38,16 @@ LEASED: Final = "leased"
 STATES: Final = ("creating", "prepared", "specialising", LEASED, "idle", "frozen", "closing")
 #: The one figure among sandboxd's counters that may fall.
 DESCRIPTORS: Final = "descriptors"
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What the database says of events, of all machines that share it."""
+
+    depths: Sequence[Depth]
+    outcomes: Sequence[tuple[str, str, int, int]]
+    dead_letters: Mapping[str, int]
+    dispatcher: bool
 
 
 class Durations(Histogram):
@@ -102,28 +115,54 @@ class Metrics:
             self._duration.labels(*labels).observe_all(seconds)
         self._cold.observe_all(seconds for *_, seconds in waiting if seconds is not None)
 
-    def render(self, runtime: dict[str, Any] | None, dropped_records: int) -> bytes:
+    def render(self, runtime: dict[str, Any] | None, dropped_records: int, backlog: Backlog | None = None) -> bytes:
         """The page; `runtime` is sandboxd's description, None while it is away. Reads files: call it in a thread."""
         registry = self._registry
         if DIRECTORY in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         now = CollectorRegistry()
-        now.register(_Snapshot(runtime, dropped_records))
+        now.register(_Snapshot(runtime, dropped_records, backlog))
         return generate_latest(registry) + generate_latest(now)
 
 
 class _Snapshot(Collector):
     """What sandboxd says of this moment."""
 
-    def __init__(self, runtime: dict[str, Any] | None, dropped_records: int) -> None:
-        self._runtime, self._dropped = runtime, dropped_records
+    def __init__(self, runtime: dict[str, Any] | None, dropped_records: int, backlog: Backlog | None) -> None:
+        self._runtime, self._dropped, self._backlog = runtime, dropped_records, backlog
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("hearth_runtime_up", "Whether sandboxd answers", value=int(self._runtime is not None))
         yield GaugeMetricFamily("hearth_records_dropped", "Records the answering worker could not write", value=self._dropped)
         if self._runtime is not None:
             yield from _of_runtime(self._runtime)
+        if self._backlog is not None:
+            yield from _of_events(self._backlog)
+
+
+def _of_events(backlog: Backlog) -> Iterator[Metric]:
+    yield GaugeMetricFamily("hearth_dispatcher_up", "Whether a dispatcher runs on this machine", value=int(backlog.dispatcher))
+    queued = GaugeMetricFamily("hearth_events_queued", "Events that wait, by function", labels=["function"])
+    running = GaugeMetricFamily("hearth_events_running", "Events that run, by function", labels=["function"])
+    oldest = GaugeMetricFamily("hearth_events_oldest_seconds", "Age of the longest waiting event, by function", labels=["function"])
+    now = time.time()
+    for depth in backlog.depths:
+        function = [depth.lane.partition("/")[2]]
+        queued.add_metric(function, depth.queued)
+        running.add_metric(function, depth.running)
+        oldest.add_metric(function, 0.0 if depth.oldest is None else max(0.0, now - depth.oldest))
+    yield from (queued, running, oldest)
+    attempts = CounterMetricFamily(
+        "hearth_event_attempts", "Attempts of events by function, what became of them, SCF status", labels=["function", "outcome", "status"]
+    )
+    for lane, outcome, status, count in backlog.outcomes:
+        attempts.add_metric([lane.partition("/")[2], outcome, str(status)], count)
+    yield attempts
+    dead = GaugeMetricFamily("hearth_dead_letters", "Dead letters, by function", labels=["function"])
+    for lane, count in backlog.dead_letters.items():
+        dead.add_metric([lane.partition("/")[2]], count)
+    yield dead
 
 
 def _of_runtime(runtime: dict[str, Any]) -> Iterator[Metric]:

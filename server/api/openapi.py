@@ -164,6 +164,7 @@ NAMES: Final = {
     "layer": Parameter("layer", "A layer's name", LAYER_NAME, "path"),
     "layer_version": Parameter("layer_version", "The number of a layer's version", LAYER_VERSION, "path"),
     "secret_id": Parameter("secret_id", "A secret pair's id", place="path"),
+    "trigger": Parameter("trigger", "A trigger's name", place="path"),
     "request_id": Parameter("request_id", "A call's id, as X-Scf-Request-Id gave it", place="path"),
 }
 

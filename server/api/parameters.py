@@ -14,6 +14,7 @@ from server.api.request import Request
 from server.errors import BadRequest, PayloadTooLarge
 from server.functions.checks import checked_name, shown
 from server.functions.model import DEFAULT_NAMESPACE
+from server.store.times import epoch
 
 FLAGS: Final = ("0", "1", "false", "true")
 #: float() also takes underscores, spaces, words and other scripts' digits.
@@ -37,8 +38,11 @@ def integer(req: Request, name: str, default: int, *, low: int, high: int) -> in
 
 def seconds(req: Request, name: str, *, high: float) -> float:
     value = text(req, name)
-    if value is None:
-        return 0.0
+    return 0.0 if value is None else as_seconds(name, value, high=high)
+
+
+def as_seconds(name: str, value: str, *, high: float) -> float:
+    """The value of a header or parameter. Raises BadRequest."""
     try:
         given = float(value) if _NUMBER.fullmatch(value) else -1.0
     except ValueError:
@@ -70,6 +74,22 @@ def choice(req: Request, name: str, values: Iterable[str]) -> str | None:
     if value is not None and value not in (known := sorted(values)):
         raise BadRequest(f"{name}: {shown(value)} is not known", field=name, hint=f"one of {', '.join(known)}")
     return value
+
+
+def moment(req: Request, name: str) -> float | None:
+    """A time in RFC 3339, as seconds since the epoch."""
+    value = text(req, name)
+    if value is None:
+        return None
+    try:
+        # A + of the zone that was not escaped arrives as a space.
+        return epoch(value.replace(" ", "+")) if len(value) <= 40 and value.isascii() else _no_time(name, value)
+    except (ValueError, OverflowError):
+        return _no_time(name, value)
+
+
+def _no_time(name: str, value: str) -> NoReturn:
+    raise BadRequest(f"{name}: {shown(value)} is not a time", field=name, hint="as in 2026-11-23T22:33:00Z")
 
 
 def day(req: Request, name: str) -> str | None:

@@ -12,13 +12,13 @@ import falcon.asgi
 from falcon.asgi import SSEvent
 
 from server.api.openapi import NAMESPACE, Answer, Parameter, operation, problem
-from server.api.parameters import FLAGS, choice, flag, integer, namespace, seconds, text
+from server.api.parameters import FLAGS, choice, flag, integer, moment, namespace, seconds, text
 from server.api.problems import dump
 from server.api.request import Request
 from server.api.schemas import listing
 from server.api.services import Services
-from server.errors import BadRequest, NotFound
-from server.records.model import FINAL_STATES, LogEntry, State
+from server.errors import BadRequest, Conflict, NotFound
+from server.records.model import FINAL_STATES, Filter, LogEntry, State
 
 #: Records are written behind the reply, by any of several processes, within 100 ms.
 PATIENCE_SECONDS: Final = 0.3
@@ -26,9 +26,22 @@ PATIENCE_SECONDS: Final = 0.3
 UNKNOWN_SECONDS: Final = 1.0
 ASK_AGAIN_SECONDS: Final = 0.03
 LONGEST_WAIT_SECONDS: Final = 60.0
+#: How long a cancellation waits for the end of a running call.
+CANCEL_SECONDS: Final = 5.0
 MAX_ROWS: Final = 1000
 FOLLOW_SECONDS: Final = 0.25
 KEEP_ALIVE_SECONDS: Final = 15.0
+
+
+TYPES: Final = ("sync", "async")
+#: The parameters of every list of records.
+SEARCH: Final = (
+    Parameter("limit", "How many", {"type": "integer", "minimum": 1, "maximum": MAX_ROWS, "default": 20}),
+    Parameter("state", "Only those", {"type": "string", "enum": list(get_args(State))}),
+    Parameter("type", "Only those", {"type": "string", "enum": list(TYPES)}),
+    Parameter("since", "Made at this time or later", {"type": "string", "format": "date-time"}),
+    Parameter("until", "Made before this time", {"type": "string", "format": "date-time"}),
+)
 
 
 class Of(NamedTuple):
@@ -57,19 +70,58 @@ class Invocation:
         where, wait = namespace(req), seconds(req, "wait", high=LONGEST_WAIT_SECONDS)
         record = await self._find(request_id, wait)
         if record is None or record["namespace"] != where:
-            raise NotFound(f"no call {request_id!r}", code="invocation_not_found", hint="old records are dropped, see keep_records_days")
+            raise _no_call(request_id)
         resp.data = dump(record)
 
     async def _find(self, request_id: str, wait_seconds: float) -> dict[str, Any] | None:
-        services = self._services
-        began = time.monotonic()
-        while True:
-            record = await services.lookups.run(services.recorder.get, request_id)
-            patience = wait_seconds if record else min(max(wait_seconds, PATIENCE_SECONDS), UNKNOWN_SECONDS)
-            found = record is not None and (not wait_seconds or record["state"] in FINAL_STATES)
-            if found or time.monotonic() - began >= patience or services.stopping.is_set():
-                return record
+        services, began = self._services, time.monotonic()
+        # A call that has just ended may have no record yet; whoever asks for an id that nobody knows need not wait long.
+        patience = min(max(wait_seconds, PATIENCE_SECONDS), UNKNOWN_SECONDS)
+        while (record := await services.events.record(request_id)) is None:
+            if time.monotonic() - began >= patience or services.stopping.is_set():
+                return None
             await asyncio.sleep(ASK_AGAIN_SECONDS)
+        if not wait_seconds or record["state"] in FINAL_STATES:
+            return record
+        left = began + wait_seconds - time.monotonic()
+        return await services.events.ended(request_id, left, lambda: not services.stopping.is_set())
+
+    @operation(
+        "Cancel an asynchronous call",
+        "invocations",
+        {
+            200: Answer("Its record; one that ran was stopped and its sandbox destroyed", "Record"),
+            202: Answer("It still runs, its dispatcher has been asked to stop it", "Record"),
+            404: problem("No such call"),
+            409: problem("It is over, or it is synchronous"),
+        },
+    )
+    async def on_delete(self, req: Request, resp: falcon.asgi.Response, request_id: str) -> None:
+        services = self._services
+        event = await services.changes.finish(services.events.cancel(request_id))
+        record = await services.events.ended(request_id, CANCEL_SECONDS if event else 0.0, lambda: not services.stopping.is_set())
+        if record is None:
+            raise _no_call(request_id)
+        if event is None:
+            raise Conflict(f"the call is {record['state']}, there is nothing to cancel", code="not_cancellable")
+        resp.status = 200 if record["state"] in FINAL_STATES else 202
+        resp.data = dump(record)
+
+
+class Invocations:
+    """/v1/invocations"""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation(
+        "The latest calls of all functions",
+        "invocations",
+        {200: Answer("Newest first", listing("invocations", "Record")), 400: problem("A parameter is wrong")},
+        parameters=(NAMESPACE, Parameter("function", "Only this one's", {"type": "string"}), *SEARCH),
+    )
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        resp.data = dump({"invocations": await find_records(self._services, req, text(req, "function"))})
 
 
 class FunctionLogs:
@@ -178,10 +230,27 @@ def _as_cursor(name: str, value: str | None) -> int | None:
 
 
 async def latest_records(services: Services, req: Request, name: str) -> list[dict[str, Any]]:
-    """A function's newest records by the parameters `limit` and `state`. Raises FunctionNotFound where there is nothing at all."""
-    limit = integer(req, "limit", 20, low=1, high=MAX_ROWS)
-    state, where = choice(req, "state", get_args(State)), namespace(req)
-    rows = await services.lookups.run(services.recorder.latest, name, where, limit=limit, state=state)
+    """A function's newest records by the parameters of SEARCH. Raises FunctionNotFound where there is nothing at all."""
+    where = namespace(req)
+    rows = await find_records(services, req, name)
     if not rows:
         await services.lookups.run(services.functions.get, name, where)
     return rows
+
+
+async def find_records(services: Services, req: Request, function: str | None) -> list[dict[str, Any]]:
+    """The newest records by the parameters of SEARCH: of events that wait or run, and of what is over."""
+    limit = integer(req, "limit", 20, low=1, high=MAX_ROWS)
+    wanted = Filter(
+        namespace=namespace(req),
+        function=function,
+        state=choice(req, "state", get_args(State)),
+        type=choice(req, "type", TYPES),
+        since=moment(req, "since"),
+        until=moment(req, "until"),
+    )
+    return await services.lookups.run(services.events.search, wanted, limit)
+
+
+def _no_call(request_id: str) -> NotFound:
+    return NotFound(f"no call {request_id!r}", code="invocation_not_found", hint="old records are dropped, see keep_records_days")

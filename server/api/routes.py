@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.api.aliases import FunctionAlias, FunctionAliases
 from server.api.concurrency import Account, FunctionConcurrency, VersionProvisioned
+from server.api.events import DeadLetterItem, DeadLetterList, DeadLetterResend, EventConfig
 from server.api.functions import FunctionCode, FunctionItem, FunctionList
 from server.api.health import Health, MetricsPage, OpenApi, Readiness
 from server.api.host import Images, Sandboxes, Usage
@@ -11,8 +12,9 @@ from server.api.invocations import FunctionInvocations
 from server.api.keys import KeyItem, KeyList
 from server.api.layers import LayerContent, LayerList, LayerVersionItem, LayerVersionList
 from server.api.namespaces import NamespaceItem, NamespaceList
-from server.api.records import FunctionLogs, Invocation
+from server.api.records import FunctionLogs, Invocation, Invocations
 from server.api.services import Services
+from server.api.triggers import FunctionTrigger, FunctionTriggers
 from server.api.versions import FunctionVersion, FunctionVersions
 
 
@@ -28,6 +30,10 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/functions/{name}/aliases": FunctionAliases(services),
         "/v1/functions/{name}/aliases/{alias}": FunctionAlias(services),
         "/v1/functions/{name}/invocations": FunctionInvocations(services),
+        "/v1/functions/{name}/event-config": EventConfig(services),
+        "/v1/functions/{name}/triggers": FunctionTriggers(services),
+        "/v1/functions/{name}/triggers/{trigger}": FunctionTrigger(services),
+        "/v1/invocations": Invocations(services),
         "/v1/functions/{name}/concurrency": FunctionConcurrency(services),
         "/v1/functions/{name}/versions/{version}/provisioned": VersionProvisioned(services),
         "/v1/functions/{name}/logs": FunctionLogs(services),
@@ -38,6 +44,9 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/invocations/{request_id}": Invocation(services),
         "/v1/keys": KeyList(services),
         "/v1/keys/{secret_id}": KeyItem(services),
+        "/v1/dead-letters": DeadLetterList(services),
+        "/v1/dead-letters/{request_id}": DeadLetterItem(services),
+        "/v1/dead-letters/{request_id}/resend": DeadLetterResend(services),
         "/v1/sandboxes": Sandboxes(services),
         "/v1/images": Images(services),
         "/v1/usage": Usage(services),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sandbox.settings import Settings
+from server.events.configs import LONGEST_TTL_SECONDS, MOST_RETRIES, SHORTEST_TTL_SECONDS, TARGETS
 from server.functions.checks import (
     MAX_DESCRIPTION,
     MAX_INIT_TIMEOUT_SECONDS,
@@ -118,7 +119,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
     fields = configuration(settings)
     optional = {name: nullable(schema) for name, schema in fields.items() if name not in ("runtime", "handler")}
     code = {**_object({"zip": {**BASE64, "description": "a zip file"}}, ["zip"]), "additionalProperties": False}
-    triggers = nullable({"type": "array", "maxItems": 0})
+    triggers = nullable({"type": "array", "items": reference("TriggerCreation"), "maxItems": settings.limit_triggers_at_creation})
     creation = {"name": NAME, **fields, **optional, "code": reference("Code"), "triggers": triggers}
     handler = nullable(fields["handler"])
     alias = {
@@ -174,6 +175,12 @@ def schemas(settings: Settings) -> dict[str, Schema]:
             **_object({"number": _provisioned(settings), "schedule": nullable(_schedule(settings))}, ["number"]),
             **CLOSED,
         },
+        "EventConfigChange": {**_object(_event_config(settings)), "additionalProperties": False},
+        "TriggerCreation": {
+            **_object({"name": TRIGGER_NAME, "type": STRING, "config": TIMER, **_TRIGGER}, ["name", "type", "config"]),
+            "additionalProperties": False,
+        },
+        "TriggerChange": {**_object({"config": TIMER, **_TRIGGER}), "additionalProperties": False},
         **ANSWERS,
     }
 
@@ -197,6 +204,42 @@ def _schedule(settings: Settings) -> Schema:
         "items": {**_object(action, ["name", "number", "cron"]), **CLOSED},
         "maxItems": settings.limit_provisioned_actions,
         "description": "each action sets the number at its times, until the next action",
+    }
+
+
+TRIGGER_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_.-]{0,99}$"}
+#: A timer's; other types of triggers have configurations of their own.
+TIMER: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "cron": {**STRING, "description": "second minute hour day month week year, or without the year, or minute hour day month week"},
+        "argument": {**nullable(TEXT), "description": "the event's Message"},
+        "zone": {**nullable(STRING), "description": "a time zone; null: the setting timer_zone"},
+    },
+    "examples": [{"cron": "0 */5 * * * * *", "argument": "hello"}],
+}
+_TRIGGER: Final[dict[str, Schema]] = {
+    "qualifier": nullable({"type": "string", "pattern": "^(\\$LATEST|\\$DEFAULT|[A-Za-z0-9][A-Za-z0-9_-]{0,63})$"}),
+    "enabled": nullable({"type": "boolean"}),
+    "description": nullable({**TEXT, "maxLength": MAX_DESCRIPTION}),
+}
+_TARGET: Final[Schema] = {
+    "type": ["object", "null"],
+    "properties": {
+        "type": {"type": "string", "enum": list(TARGETS)},
+        "target": {**nullable(STRING), "description": "a file's name, a URL, a function's name"},
+    },
+    "required": ["type"],
+    "additionalProperties": False,
+}
+
+
+def _event_config(settings: Settings) -> dict[str, Schema]:
+    shortest = min(SHORTEST_TTL_SECONDS, settings.event_ttl_seconds)
+    return {
+        "retries": nullable(_between(0, MOST_RETRIES, "further attempts after an error of the function")),
+        "ttl": nullable(_between(shortest, LONGEST_TTL_SECONDS, "seconds an event may wait")),
+        "dead_letter": _TARGET,
     }
 
 
@@ -340,6 +383,9 @@ ANSWERS: Final[dict[str, Schema]] = {
             "attempts": {"type": "array", "items": {"type": "object"}},
             "log": STRING,
             "runtime": {**STRING, "description": "the runtime that served it; absent where nothing ran"},
+            "source": {**STRING, "description": "of an event: what made it: client, timer, resend, dead-letter …"},
+            "hops": {**INTEGER, "description": "of an event: how many events led to it"},
+            "due_at": {**nullable(TIME), "description": "of a waiting event: when its next attempt may begin"},
         }
     ),
     "Concurrency": _object(
@@ -377,6 +423,34 @@ ANSWERS: Final[dict[str, Schema]] = {
         },
         ["namespaces", "total_mb", "reserved_mb", "provisioned_mb", "limits"],
     ),
+    "EventConfig": _object({"retries": INTEGER, "ttl": INTEGER, "dead_letter": _TARGET}, ["retries", "ttl", "dead_letter"]),
+    "DeadLetter": _object(
+        {
+            **dict.fromkeys(("request_id", "function", "namespace", "qualifier", "source"), STRING),
+            "trigger": nullable(STRING),
+            "state": {"type": "string", "enum": ["failed", "expired"]},
+            "status": {**INTEGER, "description": "SCF's status of the last attempt"},
+            "error": {"type": "object"},
+            "retries": {**INTEGER, "description": "attempts that failed, the first not counted"},
+            "event_bytes": INTEGER,
+            "event": {**STRING, "description": "the event as JSON text, in a description of one letter"},
+            "created_at": TIME,
+            "died_at": TIME,
+            "dead_letter": _TARGET,
+            "delivery": {"type": "string", "enum": ["none", "pending", "delivered", "failed"]},
+        }
+    ),
+    "Trigger": _object(
+        {
+            **dict.fromkeys(("name", "type", "function", "namespace", "qualifier", "description"), STRING),
+            "config": {"type": "object"},
+            "enabled": {"type": "boolean"},
+            "next_at": {**nullable(TIME), "description": "when it fires next, where that is known"},
+            "created_at": TIME,
+            "updated_at": TIME,
+        }
+    ),
+    "Accepted": _object({"request_id": STRING}, ["request_id"]),
     "LogEntry": _object({"cursor": INTEGER, "request_id": STRING, "time": TIME, "status": INTEGER, "log": STRING}),
     "Sandbox": _object(
         {

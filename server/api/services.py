@@ -15,10 +15,14 @@ from sandbox.errors import SandboxError, Unavailable
 from sandbox.log import pairs
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec, Reply
-from server.api.calls import Calls
+from server.api.calls import Calls, Running
 from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
+from server.events.configs import EventConfigs
+from server.events.deadletters import DeadLetters
+from server.events.front import EventFront
+from server.events.queue import EventQueue
 from server.functions.aliases import Alias, Aliases
 from server.functions.codestore import CodeStore
 from server.functions.concurrency import Concurrency, QuotaChange
@@ -34,6 +38,7 @@ from server.keys.nonces import Nonces
 from server.keys.service import Keys
 from server.keys.vault import Vault
 from server.records.recorder import Recorder
+from server.triggers.service import Triggers
 
 RETIRE_SECONDS: Final = 2.0
 DESCRIBE_SECONDS: Final = 5.0
@@ -50,7 +55,7 @@ class Runtime(Protocol):
     def connected(self) -> bool: ...
     async def start(self) -> None: ...
     async def close(self) -> None: ...
-    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> None: ...
+    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> Running: ...
     async def retire(self, function_id: str, generation: int | None) -> None: ...
     async def announce(self, function_id: str) -> None: ...
     async def describe(self) -> dict[str, Any]: ...
@@ -87,6 +92,11 @@ class Services:
     cache: FunctionCache
     calls: Calls
     metrics: Metrics
+    queue: EventQueue
+    events: EventFront
+    configs: EventConfigs
+    letters: DeadLetters
+    triggers: Triggers
     lookups: Threads
     uploads: Threads
     changes: Tasks

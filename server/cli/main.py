@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from server.cli import calls, concurrency, functions, inspection, layers, local, namespaces, versions
+from server.cli import calls, concurrency, events, functions, inspection, layers, local, namespaces, triggers, versions
 from server.cli.demo import demo
 from server.cli.keys import keys
 from server.cli.up import up
@@ -37,6 +37,8 @@ for command in (
     concurrency.concurrency,
     concurrency.provisioned,
     concurrency.account,
+    events.events,
+    triggers.trigger,
     inspection.ps,
     inspection.usage,
     keys,

@@ -1,7 +1,8 @@
 """Keeps the processes of `hearth up` running: start, prefix their output, restart with backoff, stop in order.
 
         Supervisor ── Child("runtime")   launcher, with sandboxd as its child
-                   └─ Child("api")       gunicorn, unprivileged
+                   ├─ Child("api")       gunicorn, unprivileged
+                   └─ Child("events")    dispatcher, unprivileged
 
 Each child leads a session of its own, so that Ctrl-C on the terminal reaches only the supervisor, which then ends them in
 reverse order. The children themselves ask the kernel to be killed when their parent dies (PR_SET_PDEATHSIG).

@@ -1,7 +1,8 @@
-"""`hearth up`: prepare the host, then supervise the runtime and the API in the foreground.
+"""`hearth up`: prepare the host, then supervise the runtime, the API and the dispatcher in the foreground.
 
     up (root) ─┬─ sandbox.launcher (root) ── sandboxd
-               └─ sandbox.confine → gunicorn (user `hearth`, no capability)
+               ├─ sandbox.confine → gunicorn (user `hearth`, no capability)
+               └─ sandbox.confine → server.events, the dispatcher (the same)
 
 The settings are read once, here; the children get every one of them in their environment and read no file, so that all
 processes agree whatever happens to the file meanwhile.
@@ -83,7 +84,11 @@ class Service:
     ) -> None:
         self._settings, self._ready_fd, self._demo, self._once = settings, ready_fd, demo, once
         self._environment = child_environment(settings)
-        programs = [runtime(settings, self._environment), api(settings, self._environment | secrets, token)]
+        programs = [
+            runtime(settings, self._environment),
+            api(settings, self._environment | secrets, token),
+            dispatcher(settings, self._environment),
+        ]
         self._supervisor = Supervisor(programs, on_ready=self._on_ready, longest_pause_seconds=settings.restart_seconds)
         self._stopping = asyncio.Event()
         self._shown: int | None = None
@@ -173,16 +178,32 @@ def api(settings: Settings, environment: dict[str, str], token: str) -> Program:
                         return
                 await asyncio.sleep(POLL_SECONDS)
 
-    command = [sys.executable, "-m", "sandbox.confine", "--user", settings.user]
-    for path in read_only_paths():
-        command += ["--expose-ro", path]
-    command += ["--expose-ro", settings.run, "--expose", str(settings.state_dir), "--"]
     configuration = Path(server.__file__).with_name("gunicorn_conf.py")
-    command += [sys.executable, "-m", "gunicorn", "-c", str(configuration), "server.app:create_app()"]
+    command = confined(settings, "-m", "gunicorn", "-c", str(configuration), "server.app:create_app()")
     digest = hashlib.sha256(token.encode()).hexdigest()
     # gunicorn ends its workers a little before we would lose patience with gunicorn.
     own = {"HEARTH_TOKEN_SHA256": digest, "HEARTH_STOP_GRACE": str(STOP_GRACE_SECONDS - 2)}
     return Program(name="api", command=command, environment=environment | own, ready=ready, grace_seconds=STOP_GRACE_SECONDS)
+
+
+def dispatcher(settings: Settings, environment: dict[str, str]) -> Program:
+    async def ready(child: Child) -> None:
+        await child.announced.wait()
+
+    command = confined(settings, "-m", "server.events")
+    # What runs may go on so long; then it is given back to the queue, which takes a moment too.
+    own = {"HEARTH_STOP_GRACE": str(STOP_GRACE_SECONDS / 4)}
+    return Program(
+        name="events", command=command, environment=environment | own, ready=ready, announces_ready=True, grace_seconds=STOP_GRACE_SECONDS
+    )
+
+
+def confined(settings: Settings, *arguments: str) -> list[str]:
+    """A Python of ours as the user without privilege, see sandbox.confine."""
+    command = [sys.executable, "-m", "sandbox.confine", "--user", settings.user]
+    for path in read_only_paths():
+        command += ["--expose-ro", path]
+    return [*command, "--expose-ro", settings.run, "--expose", str(settings.state_dir), "--", sys.executable, *arguments]
 
 
 def read_only_paths() -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sandbox.settings import Settings
-from server.errors import BadRequest, PayloadTooLarge, Unsupported
+from server.errors import BadRequest, PayloadTooLarge
 from server.functions.handlers import normalised_runtime, split_handler
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,58}[A-Za-z0-9]", re.ASCII)
@@ -116,7 +116,6 @@ class Checks:
         for field in REQUIRED:
             if field not in given:
                 raise BadRequest(f"{field} is missing", field=field, hint=f"a function needs {', '.join(REQUIRED)}")
-        _refuse_triggers(given.get("triggers"))
         return {"name": checked_name(given["name"]), **self.defaults, **self._checked(given)}
 
     def changes(self, payload: Any) -> dict[str, Any]:
@@ -219,11 +218,6 @@ def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for field in given:
         if field not in known:
             raise BadRequest(f"unknown field {shown(field)}", field=str(field), hint=f"known are {', '.join(sorted(known))}")
-
-
-def _refuse_triggers(value: Any) -> None:
-    if value not in (None, []):
-        raise Unsupported("triggers are not available yet", field="triggers", hint="leave the list empty")
 
 
 def checked_text(field: str, value: Any) -> str:

@@ -10,13 +10,13 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sandbox.settings import Settings
-from server.errors import BadRequest, Conflict, FunctionNotFound, LimitExceeded
+from server.errors import BadRequest, Conflict, FunctionNotFound, LimitExceeded, Unsupported
 from server.functions.aliases import Target, add_default, resolve
 from server.functions.bindings import Bindings
 from server.functions.checks import Checks, checked_description, checked_name
@@ -29,12 +29,21 @@ from server.functions.namespaces import require_namespace
 from server.functions.quotas import forget_function
 from server.functions.rows import find, missing
 from server.store.engine import next_numbers, writing
-from server.store.tables import FUNCTIONS_COUNTER
+from server.store.tables import FUNCTIONS_COUNTER, event_settings, triggers
 from server.store.tables import functions as table
 
 #: How often an update starts over after somebody else's came first, when the client has named no generation.
 UPDATE_ATTEMPTS: Final = 5
 NO_EXTRAS: Final[Mapping[str, Any]] = {}
+
+
+class Attachments(Protocol):
+    """What of `server.triggers.service.Triggers` a creation needs: a function and its triggers are one commit."""
+
+    def drafts(self, payloads: Any) -> Any:
+        """Checked triggers. Raises BadRequest, LimitExceeded."""
+
+    def attach(self, connection: Connection, owner: Function, drafts: Any) -> Any: ...
 
 
 class Functions:
@@ -46,6 +55,8 @@ class Functions:
         self._code = codestore
         self._checks = Checks(settings)
         self._bindings = Bindings(settings, codestore)
+        #: What a creation's `triggers` are made by; the composition root says so.
+        self.triggers: Attachments | None = None
 
     def create(self, payload: Any, namespace: str = DEFAULT_NAMESPACE, *, scf: Mapping[str, Any] = NO_EXTRAS) -> Function:
         """Make a function from REST's creation body. Raises BadRequest, PayloadTooLarge, Conflict, LimitExceeded,
@@ -55,6 +66,7 @@ class Functions:
         """
         checked_name(namespace, "namespace")
         configuration = self._checks.creation(payload)
+        drafts = self._drafts(payload.get("triggers"))
         data = self._checks.code(payload["code"])
         with self._engine.connect() as connection:
             self._check_room(connection, configuration["name"], namespace)
@@ -62,7 +74,7 @@ class Functions:
         digest = self._code.put_zip(data, handler=configuration["handler"], runtime=configuration["runtime"])
         function = Function(namespace=namespace, code=digest, code_size=len(data), scf=dict(scf), **configuration, **_newborn())
         self._bindings.check(function)
-        self._insert(function)
+        self._insert(function, drafts)
         return function
 
     def get(self, name: str, namespace: str = DEFAULT_NAMESPACE, qualifier: str = LATEST) -> Function:
@@ -138,6 +150,7 @@ class Functions:
             if not connection.execute(delete(table).where(table.c.function_id == function.function_id)).rowcount:
                 raise missing(name)
             forget_function(connection, function.function_id, namespace)
+            _forget_events(connection, function)
         self.collect_code()
         return function
 
@@ -194,12 +207,19 @@ class Functions:
                 f"namespace {namespace} has {count} functions, limit {limit}", hint="delete one, or raise the setting limit_functions"
             )
 
-    def _insert(self, function: Function) -> None:
+    def _drafts(self, given: Any) -> Any:
+        if self.triggers is None and given:
+            raise Unsupported("triggers are not available here", field="triggers", hint="leave the list empty")
+        return self.triggers.drafts(given) if self.triggers is not None else []
+
+    def _insert(self, function: Function, drafts: Any) -> None:
         try:
             with writing(self._engine) as connection:
                 next_numbers(connection, FUNCTIONS_COUNTER)  # one creation at a time, or two could pass the limit together
                 self._check_room(connection, function.name, function.namespace)
                 _add(connection, function)
+                if self.triggers is not None:
+                    self.triggers.attach(connection, function, drafts)
         except IntegrityError as error:
             raise _exists(function.name) from error
 
@@ -235,6 +255,12 @@ def _newborn() -> dict[str, Any]:
     return {"function_id": str(uuid.uuid4()), "generation": 1, "created_at": now, "updated_at": now}
 
 
+def _forget_events(connection: Connection, function: Function) -> None:
+    """Its triggers and event settings go with a function; a timer would find another of its name."""
+    for owned in (triggers, event_settings):
+        connection.execute(delete(owned).where(owned.c.function_id == function.function_id))
+
+
 def _take_away(connection: Connection, name: str, namespace: str) -> Function | None:
     """Delete it where there is one."""
     try:
@@ -243,6 +269,7 @@ def _take_away(connection: Connection, name: str, namespace: str) -> Function | 
         return None
     connection.execute(delete(table).where(table.c.function_id == found.function_id))
     forget_function(connection, found.function_id, namespace)
+    _forget_events(connection, found)
     return found
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, delete, insert
 
 from server.store.tables import invocations
 
-_COLUMNS: Final = ("created_at", "request_id", "namespace", "function", "state", "record", "result", "log")
+_COLUMNS: Final = ("created_at", "request_id", "namespace", "function", "state", "type", "record", "result", "log")
 _DELETE: Final = delete(invocations).where(invocations.c.request_id == bindparam("replaced"))
 _REPLACE: Final = f"INSERT OR REPLACE INTO invocations (seq, {', '.join(_COLUMNS)}) VALUES (?{', ?' * len(_COLUMNS)})"
 

@@ -6,13 +6,13 @@ each other, `seq` grows in the order of commits, and who follows a log by `seq` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Select, bindparam, case, delete, func, insert, select, update
 
 from server.records import bulk
-from server.records.model import LogEntry, UsageRow, from_row, parse_record
+from server.records.model import Filter, LogEntry, UsageRow, from_row, parse_record
 from server.store.engine import next_numbers, writing
 from server.store.tables import INVOCATIONS_COUNTER, invocations, usage
 
@@ -38,10 +38,16 @@ class Journal:
     def write(self, rows: Sequence[dict[str, Any]], additions: Iterable[UsageRow]) -> None:
         """Store rows (a later one of the same request replaces the earlier) and add to usage, all of it or nothing."""
         with writing(self._engine) as connection:
-            first = next_numbers(connection, INVOCATIONS_COUNTER, len(rows))
+            self.add(connection, rows, additions)
+
+    def add(self, connection: Connection, rows: Sequence[dict[str, Any]], additions: Iterable[UsageRow]) -> None:
+        """The same in the caller's transaction."""
+        # Also for usage alone: who holds the counter is the only one that adds to usage.
+        first = next_numbers(connection, INVOCATIONS_COUNTER, len(rows))
+        if rows:
             bulk.replace(connection, rows, first)
-            for addition in additions:
-                _add_usage(connection, addition)
+        for addition in additions:
+            _add_usage(connection, addition)
 
     def known(self, request_ids: Sequence[str]) -> dict[str, str]:
         """Which of these requests have a record, and its state."""
@@ -55,19 +61,17 @@ class Journal:
             row = connection.execute(select(*columns).where(invocations.c.request_id == request_id)).one_or_none()
         return None if row is None else from_row(*row)
 
-    def latest(self, function: str, namespace: str, limit: int, state: str | None) -> list[dict[str, Any]]:
+    def latest(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         """Newest first, logs cut to their tail."""
         size = func.length(invocations.c.log)
         tail = func.substr(invocations.c.log, case((size > TAIL_BYTES, size - TAIL_BYTES + 1), else_=1))
-        query = _of(select(invocations.c.record, invocations.c.result, tail), function, namespace)
-        if state is not None:
-            query = query.where(invocations.c.state == state)
+        query = select(invocations.c.record, invocations.c.result, tail).where(*_conditions(wanted))
         with self._engine.connect() as connection:
             # SQLite: the substr of an empty blob is NULL.
             rows = connection.execute(query.order_by(invocations.c.seq.desc()).limit(limit))
             return [from_row(record, result, log or b"") for record, result, log in rows]
 
-    def search(self, function: str, namespace: str, since: float, until: float, limit: int) -> list[dict[str, Any]]:
+    def outlines(self, function: str, namespace: str, since: float, until: float, limit: int) -> list[dict[str, Any]]:
         """The newest `limit` records of calls made in that time, newest first, without results and logs."""
         query = _of(select(invocations.c.record), function, namespace)
         query = query.where(invocations.c.created_at >= since, invocations.c.created_at <= until)
@@ -130,6 +134,17 @@ class Journal:
         with writing(self._engine) as connection:
             oldest = select(invocations.c.seq).order_by(invocations.c.seq).limit(PRUNE_ROWS).subquery()
             return connection.execute(delete(invocations).where(invocations.c.seq.in_(select(oldest.c.seq)), condition)).rowcount
+
+
+def _conditions(wanted: Filter) -> Iterator[Any]:
+    columns = invocations.c
+    for column, value in (("namespace", wanted.namespace), ("function", wanted.function), ("state", wanted.state), ("type", wanted.type)):
+        if value is not None:
+            yield columns[column] == value
+    if wanted.since is not None:
+        yield columns.created_at >= wanted.since
+    if wanted.until is not None:
+        yield columns.created_at < wanted.until
 
 
 def _of(query: Select[Any], function: str, namespace: str) -> Select[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict
 
 import orjson
@@ -47,6 +48,18 @@ class InvocationRecord(TypedDict):
     memory_bytes: int
     attempts: list[Any]
     log: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records; None: all. `since` and `until` are about `created_at`, seconds since the epoch, the second one excluded."""
+
+    namespace: str | None = None
+    function: str | None = None
+    state: str | None = None
+    type: str | None = None
+    since: float | None = None
+    until: float | None = None
 
 
 class LogEntry(TypedDict):
@@ -120,6 +133,7 @@ def to_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "namespace": str(record["namespace"]),
         "function": str(record["function"]),
         "state": state_of(record),
+        "type": str(record.get("type", DEFAULTS["type"])),
         "created_at": _seconds(record["created_at"]),
         "record": _dump(shown),
         "result": result,

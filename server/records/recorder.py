@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sandbox.log import pairs
 from sandbox.settings import Settings
 from server.records.journal import Journal
-from server.records.model import LogEntry, UsageRow, from_row, to_row
+from server.records.model import Filter, LogEntry, UsageRow, from_row, to_row
 from server.records.outcome import Outcome
 from server.records.process import WriterProcess
 from server.records.writer import CLOSE_SECONDS, Item, Writer, record_of
@@ -104,9 +104,14 @@ class Recorder:
         return self._journal.get(request_id) if _askable(request_id) else None
 
     def latest(self, function: str, namespace: str = "default", limit: int = 20, state: str | None = None) -> list[dict[str, Any]]:
-        """The newest records first, of one state if given; their logs are cut to the last 4 KB."""
+        """A function's newest records first, of one state if given; their logs are cut to the last 4 KB."""
+        return self.search(Filter(namespace, function, state), limit)
+
+    def search(self, wanted: Filter, limit: int = 20) -> list[dict[str, Any]]:
+        """The newest records first; their logs are cut to the last 4 KB."""
         self.flush()
-        return self._journal.latest(function, namespace, limit, state) if _askable(function, namespace, state or "") else []
+        texts = (text for text in (wanted.namespace, wanted.function, wanted.state) if text is not None)
+        return self._journal.latest(wanted, limit) if _askable(*texts) else []
 
     def logs(self, function: str, namespace: str = "default", after: int | None = None, limit: int = 100) -> list[LogEntry]:
         """What calls wrote, oldest first: behind the cursor `after`, or the newest `limit`. To follow, ask again with the last cursor."""
@@ -114,10 +119,10 @@ class Recorder:
             self.flush()
         return self._journal.logs(function, namespace, after, limit) if _askable(function, namespace) else []
 
-    def search(self, function: str, namespace: str, *, since: float, until: float, limit: int) -> list[dict[str, Any]]:
+    def outlines(self, function: str, namespace: str, *, since: float, until: float, limit: int) -> list[dict[str, Any]]:
         """The newest `limit` records of calls made between two moments, newest first, without results and logs."""
         self.flush()
-        return self._journal.search(function, namespace, since, until, limit) if _askable(function, namespace) else []
+        return self._journal.outlines(function, namespace, since, until, limit) if _askable(function, namespace) else []
 
     def parts(self, request_ids: Sequence[str], part_bytes: int) -> dict[str, tuple[bytes | None, bytes]]:
         """Result and log of these requests, as they are stored: of each no more than `part_bytes`, of a log its end."""

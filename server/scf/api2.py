@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import falcon.asgi
 
-from server.api.calls import new_request_id
 from server.api.request import ClientGone, Request
 from server.api.services import Services
 from server.errors import PayloadTooLarge
 from server.functions.checks import shown
+from server.records.ids import new_request_id
 from server.scf.actions.model import Ask, check_rights
 from server.scf.api3 import base_url, write
 from server.scf.authentication import Authentication

@@ -13,6 +13,13 @@
     usage           one row a function and day
     keys            one row a secret pair, its secret encrypted
     nonces          what signing clients have used up, until it would be too late to use it again
+    events          one row an event that waits or runs; it goes with its settling, and its record comes
+    event_keys      Idempotency-Key → request, for as long as a key is known
+    event_settings  one row a function that has event settings of its own
+    dead_letters    events that ended badly, until they are sent again or purged
+    event_outcomes  how many attempts ended how, by function and status
+    triggers        one row a trigger; timers know their next tick
+    firings         one row a timer's tick that fired, for a while: what makes a tick fire once
     counters        named numbers; updating one holds its row until commit, which is our lock on every database
 
 Sizes in MB or bytes, limits in whole seconds, times in float seconds since the epoch. JSON is text: the same on every
@@ -23,7 +30,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
 METADATA: Final = MetaData()
 
@@ -122,12 +144,133 @@ invocations: Final = Table(
     Column("namespace", String(60), nullable=False),
     Column("function", String(60), nullable=False),
     Column("state", String(12), nullable=False),
+    Column("type", String(5), nullable=False, server_default="sync"),
     Column("created_at", Double, nullable=False),
     Column("record", Text, nullable=False),
     Column("result", LargeBinary),
     Column("log", LargeBinary, nullable=False),
     UniqueConstraint("request_id", name="invocations_request_id"),
     Index("invocations_function", "namespace", "function", "seq"),
+    # Of asynchronous ones alone: it costs the others nothing.
+    Index("invocations_async", "seq", sqlite_where=text("type = 'async'"), postgresql_where=text("type = 'async'")),
+)
+
+events: Final = Table(
+    "events",
+    METADATA,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("request_id", String(64), nullable=False),
+    # namespace/function: what dispatchers share their attention among.
+    Column("lane", String(121), nullable=False),
+    Column("qualifier", String(64), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("due_at", Double, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("source", String(20), nullable=False),
+    Column("trigger", String(200), nullable=False),
+    Column("caused_by", String(64), nullable=False),
+    Column("hops", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("ready_at", Double, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("attempts", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("claimed_at", Double),
+    Column("cancelled", Boolean, nullable=False),
+    UniqueConstraint("request_id", name="events_request_id"),
+    Index("events_lane", "state", "lane", "due_at", "seq"),
+)
+
+event_keys: Final = Table(
+    "event_keys",
+    METADATA,
+    Column("lane", String(121), primary_key=True),
+    Column("key", String(200), primary_key=True),
+    Column("request_id", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("event_keys_created", "created_at"),
+)
+
+event_settings: Final = Table(
+    "event_settings",
+    METADATA,
+    Column("function_id", String(36), primary_key=True),
+    Column("retries", Integer),
+    Column("ttl", Integer),
+    Column("target_type", String(10), nullable=False),
+    Column("target", String(2000), nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+dead_letters: Final = Table(
+    "dead_letters",
+    METADATA,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("request_id", String(64), nullable=False),
+    Column("lane", String(121), nullable=False),
+    Column("qualifier", String(64), nullable=False),
+    Column("source", String(20), nullable=False),
+    Column("trigger", String(200), nullable=False),
+    Column("hops", Integer, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("died_at", Double, nullable=False),
+    Column("target_type", String(10), nullable=False),
+    Column("target", String(2000), nullable=False),
+    # none · pending · delivered · failed
+    Column("delivery", String(10), nullable=False),
+    Column("deliveries", Integer, nullable=False),
+    Column("deliver_at", Double, nullable=False),
+    UniqueConstraint("request_id", name="dead_letters_request_id"),
+    Index("dead_letters_lane", "lane", "seq"),
+    Index("dead_letters_delivery", "delivery", "deliver_at"),
+)
+
+event_outcomes: Final = Table(
+    "event_outcomes",
+    METADATA,
+    Column("lane", String(121), primary_key=True),
+    # succeeded · failed · cancelled · expired · retried
+    Column("outcome", String(12), primary_key=True),
+    Column("status", Integer, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+)
+
+triggers: Final = Table(
+    "triggers",
+    METADATA,
+    Column("trigger_id", String(36), primary_key=True),
+    Column("function_id", String(36), nullable=False),
+    Column("namespace", String(60), nullable=False),
+    Column("function", String(60), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("type", String(20), nullable=False),
+    Column("config", Text, nullable=False),
+    Column("qualifier", String(64), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("next_at", Double),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("function_id", "name", name="triggers_name"),
+    Index("triggers_next", "next_at"),
+    Index("triggers_type", "type"),
+)
+
+firings: Final = Table(
+    "firings",
+    METADATA,
+    Column("trigger_id", String(36), primary_key=True),
+    Column("tick", Double, primary_key=True),
+    Column("request_id", String(64), nullable=False),
+    Column("fired_at", Double, nullable=False),
+    Index("firings_fired", "fired_at"),
 )
 
 usage: Final = Table(

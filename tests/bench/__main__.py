@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
-from tests.bench import churn, cold, many, warm
+from tests.bench import churn, cold, events, many, warm
 from tests.bench.instance import Home, private_home
 from tests.bench.rows import Row, table
 
-GROUPS = ("cold", "beyond", "burst", "warm", "refusal", "churn", "many")
+GROUPS = ("cold", "beyond", "burst", "warm", "refusal", "events", "churn", "many")
 
 
 def measure(home: Home, chosen: set[str], *, quick: bool) -> Iterator[Row]:
@@ -31,6 +31,7 @@ def measure(home: Home, chosen: set[str], *, quick: bool) -> Iterator[Row]:
         "burst": lambda instance: [cold.simultaneous(instance, 5 if quick else 15)],
         "warm": lambda instance: warm.warm(instance, rounds=2 if quick else 5, seconds=3 if quick else 6),
         "refusal": lambda instance: many.refusals(instance, 200 if quick else 1000),
+        "events": lambda instance: events.events(instance, seconds=3 if quick else 10, starts=30 if quick else 200),
         "churn": lambda instance: [churn.churn(instance, 300 if quick else 5000)],
     }
     if chosen & steps.keys():

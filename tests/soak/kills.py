@@ -33,6 +33,7 @@ EXCUSES: dict[str, frozenset[str]] = {
     "zygote": frozenset({OURS}),
     "API": frozenset({CONNECTION, OURS}),
     "API worker": frozenset({CONNECTION, OURS}),
+    "dispatcher": frozenset(),  # synchronous calls don't notice
     "init": frozenset({OURS, EXITED}),
     "worker": frozenset({OURS, EXITED}),
 }
@@ -123,7 +124,7 @@ def is_alive(kill: Kill) -> bool:
 
 def whole(hearth: Instance) -> bool:
     """Whether every part is there and every API worker calls itself ready."""
-    there = all(PARTS[part][0](hearth) for part in ("launcher", "sandboxd", "zygote", "API"))
+    there = all(PARTS[part][0](hearth) for part in ("launcher", "sandboxd", "zygote", "API", "dispatcher"))
     workers = PARTS["API worker"][0](hearth)
     return there and len(workers) >= 2 and all(readiness(hearth) == 200 for _ in range(READY_IN_A_ROW))
 

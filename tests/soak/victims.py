@@ -34,6 +34,10 @@ def api_worker(hearth: Instance) -> list[int]:
     return [pid for parent in master(hearth) for pid in children(parent)]
 
 
+def dispatcher(hearth: Instance) -> list[int]:
+    return [pid for pid in children(hearth.pid) if "server.events" in command_line(pid) and "sandbox.confine" not in command_line(pid)]
+
+
 def zygote(hearth: Instance) -> list[int]:
     return sorted({pid for path in hearth.cgroups() if path.name == "zygotes" for pid in members(path)})
 
@@ -85,6 +89,7 @@ PARTS: dict[str, tuple[Find, int]] = {
     "zygote": (zygote, 2),
     "API": (master, 1),
     "API worker": (api_worker, 3),
+    "dispatcher": (dispatcher, 2),
     "init": (init, 6),
     "worker": (worker, 6),
 }

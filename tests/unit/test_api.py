@@ -26,6 +26,10 @@ from sandbox.spec import FunctionSpec, Reply
 from server.api import calls as calls_module
 from server.app import App, create_app
 from server.errors import FAILURES
+from server.events.wake import DISPATCHER, Mailbox
+from server.records.ids import new_request_id
+from server.records.model import Filter
+from server.store.times import epoch
 
 TOKEN = "a-credential"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -80,7 +84,7 @@ class FakeClient:
     async def succeed(self, spec: FunctionSpec, event: bytes, request_id: str) -> Reply:
         return reply(request_id)
 
-    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> None:
+    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> Any:
         self.specs.append(spec)
         self.events.append(event)
         asyncio.get_running_loop().create_task(self._run(spec, event, request_id, ended))
@@ -166,7 +170,9 @@ def creation(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=str(tmp_path), limit_event_bytes=1000, limit_code_bytes=20_000)
+    return Settings(
+        home=str(tmp_path), limit_event_bytes=1000, limit_code_bytes=20_000, limit_async_event_bytes=500, limit_queued_events=20
+    )
 
 
 @pytest.fixture
@@ -275,9 +281,73 @@ async def test_an_unknown_qualifier_is_404_and_scf_442(api: Any, hello: Any) -> 
 @pytest.mark.parametrize(
     "given", [{"params": {"invokeType": "event"}}, {"headers": {"X-Scf-Invoke-Type": "Event"}}, {"headers": {"invokeType": "Event"}}]
 )
-async def test_an_asynchronous_call_is_never_acknowledged(api: Any, hello: Any, client: FakeClient, given: dict[str, Any]) -> None:
-    problem(await api.simulate_post(CALL, body=b"{}", **given), 400, "unsupported_operation")
+async def test_an_event_is_acknowledged_once_it_is_in_the_queue(
+    api: Any, hello: Any, app: App, client: FakeClient, given: dict[str, Any]
+) -> None:
+    result = await api.simulate_post(CALL, body=b'{"a": 1}', **given)
+    assert result.status_code == 202 and result.headers["x-scf-request-id"] == result.json["request_id"]
+    event = app.services.queue.get(result.json["request_id"])
+    assert event is not None and (event.payload, event.function, event.qualifier) == (b'{"a": 1}', "hello", "$LATEST")
+    record = (await api.simulate_get(f"/v1/invocations/{event.request_id}")).json
+    assert (record["state"], record["type"], record["status"], record["source"]) == ("queued", "async", 202, "client")
     assert client.events == []
+
+
+async def test_an_idempotency_key_gives_the_first_events_id(api: Any, hello: Any, app: App) -> None:
+    keys = ["a", "b", "a", "a"]
+    given = [{"Idempotency-Key": key, "invokeType": "Event"} for key in keys]
+    ids = [(await api.simulate_post(CALL, headers=headers)).json["request_id"] for headers in given]
+    assert ids[0] == ids[2] == ids[3] != ids[1] and len(app.services.queue.search(Filter(), 10)) == 2
+    problem(await api.simulate_post(CALL, headers={"Idempotency-Key": "a b", "invokeType": "Event"}), 400)
+
+
+async def test_an_event_has_a_limit_of_its_own(api: Any, hello: Any, settings: Settings) -> None:
+    most = settings.limit_async_event_bytes
+    result = await api.simulate_post(CALL, body=b'"' + b"a" * (most - 1) + b'"', params={"invokeType": "Event"})
+    assert result.status_code == 413 and result.headers["x-scf-status"] == "406"
+    fits = await api.simulate_post(CALL, body=b'"' + b"a" * (most - 2) + b'"', params={"invokeType": "Event"})
+    assert fits.status_code == 202
+
+
+async def test_a_full_queue_refuses_with_503(api: Any, hello: Any, settings: Settings) -> None:
+    answers = [await api.simulate_post(CALL, params={"invokeType": "Event"}) for _ in range(settings.limit_queued_events + 1)]
+    assert [answer.status_code for answer in answers] == [202] * settings.limit_queued_events + [503]
+    assert problem(answers[-1], 503, "queue_full") and answers[-1].headers["retry-after"] == "1"
+
+
+async def test_a_delayed_event_says_when_it_is_due(api: Any, hello: Any) -> None:
+    for given in (
+        {"params": {"invokeType": "Event", "delaySeconds": "90"}},
+        {"headers": {"invokeType": "Event", "X-Scf-Delay-Seconds": "90"}},
+    ):
+        made = (await api.simulate_post(CALL, **given)).json["request_id"]
+        record = (await api.simulate_get(f"/v1/invocations/{made}")).json
+        assert 85 < epoch(record["due_at"]) - epoch(record["created_at"]) <= 90.01
+    problem(await api.simulate_post(CALL, params={"invokeType": "Event", "delaySeconds": "-1"}), 400)
+
+
+async def test_a_waiting_event_can_be_cancelled_once(api: Any, hello: Any) -> None:
+    made = (await api.simulate_post(CALL, params={"invokeType": "Event"})).json["request_id"]
+    cancelled = await api.simulate_delete(f"/v1/invocations/{made}")
+    assert (cancelled.status_code, cancelled.json["state"], cancelled.json["status"]) == (200, "cancelled", 499)
+    problem(await api.simulate_delete(f"/v1/invocations/{made}"), 409, "not_cancellable")
+    problem(await api.simulate_delete("/v1/invocations/nobody"), 404)
+
+
+async def test_lists_hold_pending_and_final_calls_newest_first(api: Any, hello: Any) -> None:
+    first = (await api.simulate_post(CALL, params={"invokeType": "Event"})).json["request_id"]
+    second = (await api.simulate_post(CALL)).headers["x-scf-request-id"]
+    third = (await api.simulate_post(CALL, params={"invokeType": "Event"})).json["request_id"]
+
+    async def ids(path: str, **params: str) -> list[str]:
+        return [row["request_id"] for row in (await api.simulate_get(path, params=params)).json["invocations"]]
+
+    assert await ids(CALL) == await ids("/v1/invocations") == [third, second, first]
+    assert await ids(CALL, type="async") == await ids("/v1/invocations", state="queued", function="hello") == [third, first]
+    assert await ids(CALL, type="sync") == await ids(CALL, state="succeeded") == [second]
+    assert await ids(CALL, until="2020-01-01T00:00:00Z") == await ids("/v1/invocations", function="other") == []
+    assert await ids(CALL, since="2020-01-01T00:00:00Z", limit="2") == [third, second]
+    problem(await api.simulate_get(CALL, params={"since": "yesterday"}), 400)
 
 
 @pytest.mark.parametrize("params", [{"invokeType": "Sometimes"}, {"logType": "Head"}])
@@ -405,7 +475,7 @@ async def test_a_call_nobody_made_is_404_after_the_patience_for_written_behind_o
 
 
 async def test_waiting_ends_when_the_record_comes(api: Any, app: App, hello: Any) -> None:
-    request_id = calls_module.new_request_id()
+    request_id = new_request_id()
 
     async def later() -> None:
         await asyncio.sleep(0.5)
@@ -854,7 +924,12 @@ async def test_sandboxes_and_images_are_what_sandboxd_says(api: Any, client: Fak
 
 
 async def test_readiness_names_what_is_missing(api: Any, app: App, client: FakeClient) -> None:
+    degraded = await api.simulate_get("/readyz")
+    assert (degraded.status_code, degraded.json["reasons"]) == (200, ["no dispatcher runs on this machine: events wait"])
+    dispatcher = Mailbox(app.services.settings.wake_dir, DISPATCHER)
+    dispatcher.open(lambda _: None)
     assert (await api.simulate_get("/readyz")).json == {"status": "ok"}
+    dispatcher.close()
     client.connected = False
     result = await api.simulate_get("/readyz")
     assert (result.status_code, result.json["reasons"]) == (503, ["the runtime is away"])
@@ -911,7 +986,22 @@ async def test_the_openapi_document_has_every_path_with_its_parameters_and_answe
         ("/v1/layers/{layer}/versions/{layer_version}", "get"),
         ("/v1/layers/{layer}/versions/{layer_version}", "delete"),
         ("/v1/layers/{layer}/versions/{layer_version}/content", "get"),
+        ("/v1/functions/{name}/event-config", "get"),
+        ("/v1/functions/{name}/event-config", "put"),
+        ("/v1/functions/{name}/event-config", "delete"),
+        ("/v1/functions/{name}/triggers", "get"),
+        ("/v1/functions/{name}/triggers", "post"),
+        ("/v1/functions/{name}/triggers/{trigger}", "get"),
+        ("/v1/functions/{name}/triggers/{trigger}", "patch"),
+        ("/v1/functions/{name}/triggers/{trigger}", "delete"),
+        ("/v1/dead-letters", "get"),
+        ("/v1/dead-letters", "delete"),
+        ("/v1/dead-letters/{request_id}", "get"),
+        ("/v1/dead-letters/{request_id}", "delete"),
+        ("/v1/dead-letters/{request_id}/resend", "post"),
+        ("/v1/invocations", "get"),
         ("/v1/invocations/{request_id}", "get"),
+        ("/v1/invocations/{request_id}", "delete"),
         ("/v1/sandboxes", "get"),
         ("/v1/images", "get"),
         ("/v1/usage", "get"),
@@ -931,15 +1021,16 @@ async def test_the_openapi_document_has_every_path_with_its_parameters_and_answe
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     options = {"invokeType", "logType", "qualifier", "X-Scf-Routing-Key"}
     call = document["paths"]["/v1/functions/{name}/invocations"]["post"]
-    assert set(call["responses"]) == {"200", "400", "401", "404", "408", "413", "414", "429", "431", "500", "502", "503", "504"}
-    assert {parameter["name"] for parameter in call["parameters"]} == {"name", "namespace", *options}
+    assert set(call["responses"]) == {"200", "202", *"400 401 404 408 413 414 429 431 500 502 503 504".split()}
+    assert {parameter["name"] for parameter in call["parameters"]} == {"name", "namespace", "delaySeconds", "Idempotency-Key", *options}
 
 
 async def test_the_openapi_schema_of_a_function_and_of_a_record_is_what_is_sent(api: Any, hello: Any) -> None:
     schemas = (await api.simulate_get("/openapi.json")).json["components"]["schemas"]
     assert set(schemas["Function"]["properties"]) == {*hello, "served_by"}
     record = await record_of(api, await api.simulate_post(CALL))
-    assert set(schemas["Record"]["properties"]) == set(record)
+    events_alone = {"source", "hops", "due_at"}
+    assert set(schemas["Record"]["properties"]) - events_alone == set(record)
 
 
 async def test_with_the_database_away_a_request_is_503(api: Any, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1036,3 +1127,109 @@ async def test_a_layer_that_is_too_large_or_hostile_is_refused(api: Any) -> None
     assert "leads out" in problem(await api.simulate_post(NUMPY, json=publication(code=hostile)), 400, "invalid_code")["detail"]
     problem(await api.simulate_post("/v1/layers/-/versions", json=publication()), 400)
     problem(await api.simulate_get(NUMPY), 404, "layer_not_found")
+
+
+# -- event settings, dead letters, triggers --------------------------------------------------------------------------------
+
+CONFIG = f"{HELLO}/event-config"
+TRIGGERS = f"{HELLO}/triggers"
+TICK = {"name": "tick", "type": "timer", "config": {"cron": "0 */5 * * * * *", "argument": "hi"}}
+
+
+async def test_event_settings_are_changed_one_by_one_and_reset(api: Any, hello: Any) -> None:
+    assert (await api.simulate_get(CONFIG)).json == {"retries": 2, "ttl": 21600, "dead_letter": None}
+    target = {"type": "url", "target": "http://127.0.0.1:1/x"}
+    assert (await api.simulate_put(CONFIG, json={"retries": 0, "dead_letter": target})).json["dead_letter"] == target
+    assert (await api.simulate_put(CONFIG, json={"ttl": 60})).json == {"retries": 0, "ttl": 60, "dead_letter": target}
+    assert (await api.simulate_put(CONFIG, json={"retries": None, "dead_letter": None})).json["retries"] == 2
+    assert (await api.simulate_delete(CONFIG)).status_code == 204
+    assert (await api.simulate_get(CONFIG)).json["ttl"] == 21600
+    problem(await api.simulate_get("/v1/functions/nobody/event-config"), 404)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        {"retries": 3},
+        {"retries": True},
+        {"ttl": 59},
+        {"ttl": 21_601},
+        {"other": 1},
+        {"dead_letter": {"type": "file", "target": "../x"}},
+        {"dead_letter": {"type": "url", "target": "file:///etc/passwd"}},
+        {"dead_letter": {"type": "url", "target": "http://["}},
+        {"dead_letter": {"type": "function", "target": "hello"}},
+        {"dead_letter": {"type": "topic", "target": "x"}},
+        {"dead_letter": {"target": "x"}},
+    ],
+)
+async def test_wrong_event_settings_are_refused(api: Any, hello: Any, wrong: Any) -> None:
+    problem(await api.simulate_put(CONFIG, json=wrong), 400)
+    assert (await api.simulate_get(CONFIG)).json == {"retries": 2, "ttl": 21600, "dead_letter": None}
+
+
+async def test_a_trigger_is_made_changed_and_removed(api: Any, hello: Any) -> None:
+    made = await api.simulate_post(TRIGGERS, json=TICK)
+    assert made.status_code == 201 and made.headers["location"] == f"{TRIGGERS}/tick"
+    assert made.json["config"] == {"cron": "0 */5 * * * * *", "argument": "hi", "zone": None}
+    assert epoch(made.json["next_at"]) % 300 == 0
+    assert (await api.simulate_get(TRIGGERS)).json["triggers"] == [made.json] == [(await api.simulate_get(f"{TRIGGERS}/tick")).json]
+    rests = (await api.simulate_patch(f"{TRIGGERS}/tick", json={"enabled": False})).json
+    assert (rests["enabled"], rests["next_at"], rests["config"]) == (False, None, made.json["config"])
+    fires = (await api.simulate_patch(f"{TRIGGERS}/tick", json={"enabled": True, "config": {"cron": "0 0 0 1 1 * 2099"}})).json
+    assert fires["next_at"] == "2098-12-31T16:00:00.000Z"  # in UTC+8
+    problem(await api.simulate_post(TRIGGERS, json=TICK), 409, "trigger_exists")
+    assert (await api.simulate_post(TRIGGERS, json={**TICK, "name": "b"})).status_code == 201
+    problem(await api.simulate_post(TRIGGERS, json={**TICK, "name": "c"}), 409, "limit_exceeded")
+    assert (await api.simulate_delete(f"{TRIGGERS}/b")).status_code == 204
+    problem(await api.simulate_get(f"{TRIGGERS}/b"), 404, "trigger_not_found")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "1"},
+        {"type": "cmq"},
+        {"config": {"cron": "never"}},
+        {"config": {}},
+        {"config": {"cron": "* * * * *", "argument": "x" * 4097}},
+        {"config": {"cron": "* * * * *", "zone": "Mars/Base"}},
+        {"qualifier": "a b"},
+        {"enabled": "OPEN"},
+        {"more": 1},
+    ],
+)
+async def test_a_wrong_trigger_is_refused(api: Any, hello: Any, changes: dict[str, Any]) -> None:
+    problem(await api.simulate_post(TRIGGERS, json={**TICK, **changes}), 400)
+    assert (await api.simulate_get(TRIGGERS)).json == {"triggers": []}
+
+
+async def test_triggers_come_with_a_creation_and_go_with_the_function(api: Any) -> None:
+    problem(await api.simulate_post("/v1/functions", json=creation(triggers=[TICK, {**TICK, "name": "b"}])), 409, "limit_exceeded")
+    problem(await api.simulate_post("/v1/functions", json=creation(triggers=[{**TICK, "config": {}}])), 400)
+    problem(await api.simulate_get(TRIGGERS), 404)
+    assert (await api.simulate_post("/v1/functions", json=creation(triggers=[TICK]))).status_code == 201
+    assert len((await api.simulate_get(TRIGGERS)).json["triggers"]) == 1
+    await api.simulate_put(CONFIG, json={"retries": 0})
+    await api.simulate_delete(HELLO)
+    assert (await api.simulate_post("/v1/functions", json=creation())).status_code == 201
+    assert (await api.simulate_get(TRIGGERS)).json["triggers"] == [] and (await api.simulate_get(CONFIG)).json["retries"] == 2
+
+
+async def test_dead_letters_that_are_not_there_are_404(api: Any) -> None:
+    for made in (
+        api.simulate_get("/v1/dead-letters/x"),
+        api.simulate_delete("/v1/dead-letters/x"),
+        api.simulate_post("/v1/dead-letters/x/resend"),
+    ):
+        problem(await made, 404, "dead_letter_not_found")
+    assert (await api.simulate_delete("/v1/dead-letters")).json == {"purged": 0}
+    problem(await api.simulate_get("/v1/dead-letters", params={"function": "no such"}), 400)
+
+
+async def test_an_overwritten_functions_triggers_go_with_it(api: Any, hello: Any, app: App) -> None:
+    await api.simulate_post("/v1/functions", json=creation(name="other", triggers=[TICK]))
+    await app.services.copy("hello", "other", "default", override=True)
+    assert (await api.simulate_get("/v1/functions/other/triggers")).json == {"triggers": []}
+    assert app.services.triggers.of_kind("timer") == []

@@ -15,6 +15,7 @@ import pytest
 from sandbox.call import MAX_MESSAGE, MAX_TRACE, REPLY_SLACK_BYTES, Call
 from sandbox.errors import (
     CallLost,
+    Cancelled,
     EventInvalid,
     HandlerError,
     HandlerNotFound,
@@ -73,6 +74,7 @@ class Stage:
     def begin(self, event: bytes = b"{}") -> None:
         loop = asyncio.get_running_loop()
         call = Call(self, CONF, loop, self.readers, spec=SPEC, event=event, request_id="r-1", ended=self.ended.set_result)
+        self.call = call
         call.begin({"op": "acquire"})
 
     async def receive(self) -> tuple[dict[str, Any], bytes]:
@@ -127,6 +129,39 @@ async def test_a_warm_call_hands_over_the_event_and_ends_with_the_verdict() -> N
     assert reply.run_ms > 0 and reply.start_ms >= 0
     assert (stage.released["lease"], stage.released["outcome"], stage.told) == (9, "ok", [])
     assert stage.released["at"] <= time.monotonic()
+
+
+@pytest.mark.parametrize("start", ["warm", "cold"])
+async def test_a_cancelled_call_gives_its_sandbox_up_and_says_so(start: str) -> None:
+    async with staged(start) as stage:
+        stage.verdict = {"verdict": "broken", "dead": True, "memory_bytes": 7, "exit_status": None}
+        stage.call.cancel()
+        reply = await stage.outcome()
+        stage.call.cancel()  # once more is nothing
+    assert isinstance(reply.error, Cancelled) and reply.tree_dead and stage.released["outcome"] == "broken"
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_gives_back_the_lease_it_gets() -> None:
+    stage = Stage()
+    grants: list[Callable[[], None]] = []
+    granted = stage.request
+
+    def wait(message: dict[str, Any], answer: Callable[[Any, list[int]], None]) -> None:
+        if message["op"] == "acquire":
+            grants.append(lambda: granted(message, answer))
+        else:
+            granted(message, answer)
+
+    stage.request = wait  # type: ignore[method-assign]
+    stage.verdict = {"verdict": "broken", "dead": True, "memory_bytes": 0, "exit_status": None}
+    try:
+        stage.begin()
+        stage.call.cancel()
+        assert not stage.ended.done()
+        grants[0]()
+        assert isinstance((await stage.outcome()).error, Cancelled)
+    finally:
+        stage.close()
 
 
 async def test_a_cold_call_greets_and_loads_and_tells_when_its_time_limit_began() -> None:

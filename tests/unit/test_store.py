@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -178,28 +176,6 @@ def test_times_are_rfc_3339_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    """A server of its own on a socket of its own; as root it runs as the user that Debian's package makes."""
-    binaries = max(Path("/usr/lib/postgresql").glob("*/bin"))
-    run_as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    place = Path(tempfile.mkdtemp(prefix="hearth-pg-", dir="/tmp"))
-    if run_as:
-        shutil.chown(place, "postgres", "postgres")
-    data = place / "data"
-    subprocess.run(
-        [*run_as, binaries / "initdb", "-D", data, "-A", "trust", "-U", "hearth", "-N"], check=True, cwd=place, capture_output=True
-    )
-    options = f"-c listen_addresses= -c unix_socket_directories={place} -c fsync=off"
-    control = [*run_as, str(binaries / "pg_ctl"), "-D", str(data), "-w", "-s"]
-    subprocess.run([*control, "-l", str(place / "log"), "-o", options, "start"], check=True, cwd=place)
-    try:
-        yield f"postgresql+psycopg://hearth@/postgres?host={place}"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=place)
-        shutil.rmtree(place)
-
-
 @pytest.fixture
 def on_postgres(tmp_path: Path, postgres_url: str) -> Iterator[tuple[Settings, Engine]]:
     settings = Settings(home=str(tmp_path), database_url=postgres_url)
@@ -252,7 +228,7 @@ def test_functions_and_records_work_on_postgresql(on_postgres: tuple[Settings, E
         and len(latest[0]["log"]) < 10_000
     )
     assert [entry["cursor"] for entry in recorder.logs("hello", after=28)] == [29, 30]
-    found = recorder.search("hello", "default", since=1e9 + 5, until=1e9 + 9, limit=3)
+    found = recorder.outlines("hello", "default", since=1e9 + 5, until=1e9 + 9, limit=3)
     assert [shown["request_id"] for shown in found] == ["r9", "r8", "r7"]
     assert recorder.parts(["r9", "none"], 4) == {"r9": (b'"\\u0', b"b\xffa\0b\xff"[-4:])}
     assert [(row["calls"], row["billed_ms"], row["gb_seconds"]) for row in recorder.usage()] == [(30, 3000, pytest.approx(1.5))]

@@ -124,7 +124,7 @@ async def _records(ask: Ask, since: float, until: float) -> list[Record]:
     recorder, name = ask.services.recorder, ask.parameters.text("FunctionName")
     if not name:
         raise ScfError("MissingParameter", "the request is missing the required parameter `FunctionName`")
-    search = recorder.search
+    search = recorder.outlines
     rows: list[Record] = await ask.services.lookups.run(search, name, ask.namespace(), since=since, until=until, limit=MAX_ROWS)
     if not rows:
         await _check_exists(ask, name)
