@@ -34,6 +34,7 @@ from server.functions.layers import Layers
 from server.functions.namespaces import Namespaces
 from server.functions.provisions import Provisions, Target
 from server.functions.reconciler import Reconciler
+from server.functions.runnable import Runnables
 from server.functions.service import Functions
 from server.functions.versions import Versions
 from server.keys.credentials import Credentials
@@ -171,7 +172,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
     keys = Keys(engine, vault)
     concurrency = Concurrency(engine, settings, functions.get)
     provisions = Provisions(engine, settings, functions.get)
-    cache = FunctionCache(functions.target, lookups, bounded=concurrency.bounded)
+    cache = FunctionCache(Runnables(engine, settings).look, lookups)
 
     def spec_of(target: Target) -> FunctionSpec:
         return concurrency.bounded(functions.get(target.function, target.namespace, target.version).spec())

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from sandbox.spec import FunctionSpec
 from server.api.threads import Threads
-from server.functions.aliases import Target
 from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 from server.functions.routing import NO_KEY, Routing, RoutingKey
+from server.functions.runnable import Runnable
 
 TTL_SECONDS: Final = 2.0
 MAX_KNOWN: Final = 4096
@@ -45,8 +45,9 @@ class Entry:
     expires: float
 
     @classmethod
-    def of(cls, target: Target, bounded: Callable[[FunctionSpec], FunctionSpec], expires: float) -> Entry:
-        known = {version: Known(function, bounded(function.spec())) for version, function in target.versions.items()}
+    def of(cls, found: Runnable, expires: float) -> Entry:
+        target = found.target
+        known = {version: Known(function, found.specs[version]) for version, function in target.versions.items()}
         ids = frozenset(one for item in known.values() for one in (item.spec.function_id, item.spec.family))
         return cls(known[target.main], known, target.routing, ids, expires)
 
@@ -55,17 +56,10 @@ class Entry:
 
 
 class FunctionCache:
-    """One process's. `target(name, namespace, qualifier)` is `Functions.target`, `bounded` `Concurrency.bounded`; both are blocking."""
+    """One process's. `look(name, namespace, qualifier)` is `Runnables.look`, blocking."""
 
-    def __init__(
-        self,
-        target: Callable[[str, str, str], Target],
-        threads: Threads,
-        *,
-        bounded: Callable[[FunctionSpec], FunctionSpec] = lambda spec: spec,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._target, self._bounded, self._threads, self._clock = target, bounded, threads, clock
+    def __init__(self, look: Callable[[str, str, str], Runnable], threads: Threads, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._look, self._threads, self._clock = look, threads, clock
         self._known: dict[Key, Entry] = {}
         self._asking: dict[Key, asyncio.Task[Entry]] = {}
         self._changes = 0
@@ -102,16 +96,13 @@ class FunctionCache:
 
     async def _ask(self, key: Key) -> Entry:
         changes = self._changes
-        entry = await self._threads.run(self._look, key)
+        namespace, name, qualifier = key
+        entry = Entry.of(await self._threads.run(self._look, name, namespace, qualifier), self._clock() + TTL_SECONDS)
         if changes == self._changes:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[key] = entry
         return entry
-
-    def _look(self, key: Key) -> Entry:
-        namespace, name, qualifier = key
-        return Entry.of(self._target(name, namespace, qualifier), self._bounded, self._clock() + TTL_SECONDS)
 
     def _asked(self, key: Key, task: asyncio.Task[Any]) -> None:
         if self._asking.get(key) is task:

@@ -25,7 +25,7 @@ from server.events.dispatcher import Dispatcher
 from server.events.queue import EventQueue
 from server.events.wake import DISPATCHER, Mailbox
 from server.functions.codestore import CodeStore
-from server.functions.concurrency import Concurrency
+from server.functions.runnable import Runnables
 from server.functions.service import Functions
 from server.records.outcome import Outcome
 from server.store.engine import open_database
@@ -51,8 +51,7 @@ async def serve(settings: Settings) -> None:
     threads, client = Threads("events", THREADS), Client(settings)
     try:
         functions = Functions(engine, settings, CodeStore(settings))
-        bounded = Concurrency(engine, settings, functions.get).bounded
-        cache = FunctionCache(functions.target, threads, bounded=bounded)
+        cache = FunctionCache(Runnables(engine, settings).look, threads)
         queue = EventQueue(engine, settings)
         dispatcher = Dispatcher(
             settings,

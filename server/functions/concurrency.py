@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
@@ -50,8 +50,7 @@ class Concurrency:
     def bounded(self, spec: FunctionSpec) -> FunctionSpec:
         """The specification with the quotas that hold now."""
         with self._engine.connect() as connection:
-            epoch, reserved, unreserved = quotas.bounded(connection, spec, self._settings)
-        return replace(spec, quota_epoch=epoch, reserved_mb=reserved, unreserved_mb=unreserved)
+            return quotas.bounds(connection, spec.namespace, spec.family, self._settings).apply(spec)
 
     # -- a function's reservation ---------------------------------------------------------------------------------------
 

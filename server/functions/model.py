@@ -158,13 +158,16 @@ class Function:
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Function:
-        known = {field.name for field in fields(cls)} - {"version", "family", "environment", "layers", "scf"}
         return cls(
-            **{key: row[key] for key in known},
+            **{key: row[key] for key in _COLUMNS},
             environment=orjson.loads(row["environment"]),
             layers=_layers(orjson.loads(row["layers"])),
             scf=orjson.loads(row["scf"]),
         )
+
+
+#: Columns that are taken as they are.
+_COLUMNS: Final = {field.name for field in fields(Function)} - {"version", "family", "environment", "layers", "scf"}
 
 
 def _layers(bound: list[dict[str, Any]]) -> tuple[LayerUse, ...]:

@@ -6,14 +6,25 @@ other, and no epoch is ever given twice, whatever is deleted and made again. san
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 
 from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec
 from server.store.engine import next_numbers
 from server.store.tables import QUOTAS_COUNTER, provisioned, quotas, reservations
+
+_QUOTA = quotas.c.namespace == bindparam("of_namespace")
+_SHARES = reservations.c.namespace == bindparam("of_namespace")
+# Made once: building a statement costs more than running it.
+_BOUNDS = select(
+    select(quotas.c.epoch).where(_QUOTA).scalar_subquery().label("epoch"),
+    select(quotas.c.total_mb).where(_QUOTA).scalar_subquery().label("total"),
+    select(func.count()).select_from(reservations).where(_SHARES).scalar_subquery().label("reservations"),
+    select(func.sum(reservations.c.reserved_mb)).where(_SHARES).scalar_subquery().label("reserved"),
+    select(reservations.c.reserved_mb).where(reservations.c.function_id == bindparam("of_family")).scalar_subquery().label("mine"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +62,24 @@ def reserved_mb(connection: Connection, family: str) -> int | None:
     return connection.execute(select(reservations.c.reserved_mb).where(reservations.c.function_id == family)).scalar_one_or_none()
 
 
-def bounded(connection: Connection, spec: FunctionSpec, settings: Settings) -> tuple[int, int | None, int | None]:
-    """(quota_epoch, reserved_mb, unreserved_mb) that go with a specification."""
-    quota = read(connection, spec.namespace, settings)
-    return quota.epoch, reserved_mb(connection, spec.family), quota.unreserved_mb if quota.is_bound else None
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a specification says of quotas (`sandbox.spec.FunctionSpec`)."""
+
+    quota_epoch: int
+    reserved_mb: int | None
+    unreserved_mb: int | None
+
+    def apply(self, spec: FunctionSpec) -> FunctionSpec:
+        return replace(spec, quota_epoch=self.quota_epoch, reserved_mb=self.reserved_mb, unreserved_mb=self.unreserved_mb)
+
+
+def bounds(connection: Connection, namespace: str, family: str, settings: Settings) -> Bounds:
+    """Of one function, in one statement: this is on the way of calls."""
+    row = connection.execute(_BOUNDS, {"of_namespace": namespace, "of_family": family}).one()
+    total = settings.default_total_mb if row.total is None else row.total
+    is_bound = row.total is not None or row.reservations > 0
+    return Bounds(row.epoch or 0, row.mine, max(0, total - int(row.reserved or 0)) if is_bound else None)
 
 
 def change(connection: Connection, namespace: str) -> int:

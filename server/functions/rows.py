@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from server.errors import FunctionNotFound, QualifierNotFound
 from server.functions.checks import is_name, shown
@@ -15,14 +15,15 @@ from server.functions.namespaces import require_namespace
 from server.store.tables import functions as table
 from server.store.tables import versions
 
+# Made once: building a statement costs more than running it.
+_BY_NAME: Final = select(table).where(table.c.namespace == bindparam("of_namespace"), table.c.name == bindparam("of_name"))
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
 def find(connection: Connection, name: str, namespace: str) -> Function:
     """The function's `$LATEST`. Raises FunctionNotFound, NamespaceNotFound."""
     if is_name(name) and is_name(namespace):  # nothing else should a database be asked for
-        query = select(table).where(table.c.namespace == namespace, table.c.name == name)
-        row = connection.execute(query).mappings().one_or_none()
+        row = connection.execute(_BY_NAME, {"of_namespace": namespace, "of_name": name}).mappings().one_or_none()
         if row is not None:
             return Function.from_row(row)
     require_namespace(connection, namespace)

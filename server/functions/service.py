@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from sandbox.settings import Settings
 from server.errors import BadRequest, Conflict, FunctionNotFound, LimitExceeded, Unsupported
-from server.functions.aliases import Target, add_default, resolve
+from server.functions.aliases import add_default, resolve
 from server.functions.bindings import Bindings
 from server.functions.checks import Checks, checked_description, checked_name
 from server.functions.codestore import CodeStore
@@ -81,11 +81,6 @@ class Functions:
         """`qualifier` is `$LATEST`, a version's number or an alias. Raises FunctionNotFound, NamespaceNotFound, QualifierNotFound."""
         with self._engine.connect() as connection:
             return resolve(connection, name, namespace, qualifier).function
-
-    def target(self, name: str, namespace: str, qualifier: str) -> Target:
-        """All that calls with that qualifier may go to. Raises as `get` does."""
-        with self._engine.connect() as connection:
-            return resolve(connection, name, namespace, qualifier)
 
     def list(
         self,

@@ -31,6 +31,7 @@ from server.functions.aliases import Aliases
 from server.functions.collection import used_digests
 from server.functions.layers import Layers
 from server.functions.namespaces import Namespaces
+from server.functions.runnable import Runnables
 from server.functions.versions import Versions
 from server.keys.nonces import Nonces
 from server.keys.service import Keys
@@ -314,7 +315,7 @@ def test_versions_and_aliases_stay_whole_on_postgresql(on_postgres: tuple[Settin
             )
         there = {version.version for version in versions.list("hello", where)[1]}
         assert all(alias.version in there for alias in aliases.list("hello", where))
-        assert functions.target("hello", where, "$DEFAULT").function.version == "$LATEST"
+        assert Runnables(engine, settings).look("hello", where, "$DEFAULT").target.function.version == "$LATEST"
         at_once(
             *[lambda where=where: versions.publish("hello", namespace=where)] * 3,
             lambda where=where: aliases.create("hello", {"name": "late", "version": "6"}, where),
