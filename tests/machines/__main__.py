@@ -7,6 +7,7 @@ Exit status: 0 all tests passed · 1 tests failed · 3 the machine never got the
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ CACHE = Path("/var/cache/hearth-vm")
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the machine goes too
     began = time.monotonic()
 
     def say(line: str) -> None:

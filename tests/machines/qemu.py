@@ -21,7 +21,10 @@ KVM_TRIAL_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.2
 #: Drivers that udev would load for what an emulated processor says it has.
 UNUSED: Final = "kvm,kvm_amd,kvm_intel,powernow_k8,aesni_intel,cryptd,ghash_clmulni_intel,psmouse,evdev,button"
-KERNEL: Final = f"console=ttyS0 root=/dev/vda rw quiet systemd.show_status=0 loglevel=4 net.ifnames=0 module_blacklist={UNUSED}"
+#: no_timer_check: an emulator that gets little of a busy processor fails the kernel's trial of its timer.
+KERNEL: Final = (
+    f"console=ttyS0 no_timer_check root=/dev/vda rw quiet systemd.show_status=0 loglevel=4 net.ifnames=0 module_blacklist={UNUSED}"
+)
 CGROUPS: Final = {
     "unified": "systemd.unified_cgroup_hierarchy=1",
     "hybrid": "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0",
