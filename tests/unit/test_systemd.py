@@ -90,3 +90,9 @@ def test_every_module_that_a_unit_starts_exists_or_is_of_a_later_release() -> No
     assert started == {"server.cli.system", "sandbox.launcher", "sandbox.daemon.sweep", "gunicorn", "server.events", "server.buckets"}
     own = {name for name in started if name.startswith(("server.cli", "sandbox."))}
     assert [name for name in own if importlib.util.find_spec(name) is None] == []
+
+
+@pytest.mark.requires("tool:vagrant")
+def test_the_vagrantfile_is_a_valid_one() -> None:
+    done = subprocess.run(["vagrant", "validate", "--ignore-provider"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
