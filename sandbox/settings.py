@@ -100,6 +100,9 @@ class Settings:
     shm_mb: int = _setting(64, "size of /dev/shm, charged to the function's own memory", low=1)
 
     prepared: int = _setting(8, "prepared sandboxes kept ready for each runtime and network in use", low=0)
+    ready_timeout_seconds: float = _setting(
+        30.0, "a sandbox that is not ready after this time, or a zygote after twice that, is given up", low=1, high=3600
+    )
     keep_alive_seconds: float = _setting(300.0, "an idle worker goes after this time", low=0)
     freeze_after_seconds: float = _setting(1.0, "an idle worker is frozen after this time", low=0)
     memory_reserve_percent: float = _setting(10.0, "free memory below which idle workers go", low=0, high=90)

@@ -1,7 +1,7 @@
 """scripts/install where systemd does not run: what it puts where, that it may be run again, and that it takes everything away.
 
-In namespaces of its own, whose /etc, /opt, /var/lib and /usr/local are overlays: nothing of this machine changes. With systemd it is tested in
-machines of its own (tests/vm).
+In namespaces of its own, whose /etc, /opt, /var/lib and /usr/local are overlays: nothing of this machine changes. With systemd it is tested
+in machines of its own (tests/vm).
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_what_faces_clients_is_hardened(name: str) -> None:
 @pytest.mark.parametrize("name", UNPRIVILEGED)
 def test_the_unprivileged_are_alike_and_write_only_to_the_state_directory(name: str) -> None:
     service, api = dict(read(name)["Service"]), dict(read("hearth-api.service")["Service"])
-    own = {"Type", "NotifyAccess", "ExecStart", "ExecReload", "TimeoutStopSec"}
+    own = {"Type", "NotifyAccess", "ExecStart", "ExecReload", "TimeoutStopSec", "SyslogIdentifier"}
     assert {key: value for key, value in service.items() if key not in own} == {key: value for key, value in api.items() if key not in own}
     conf = Settings()
     assert service["User"] == conf.user
