@@ -36,8 +36,8 @@ DATABASE: Final = "state/hearth.db"
 LEFT_OUT: Final = frozenset(
     {"lock", "sandboxd.lock", "api.env", "state/metrics", *(DATABASE + end for end in ("", "-wal", "-shm", ".lock"))}
 )
-#: How what is unfinished, or a lock, begins: in home, in images, in the stores.
-UNFINISHED: Final = (".tmp-", ".old-", ".lock", ".credential-", ".backup-", ".restore-", ".prepare")
+#: How what is unfinished, or a lock, begins in images and the stores.
+UNFINISHED: Final = (".tmp-", ".old-", ".lock", ".backup-")
 LOCKS: Final = ("lock", "sandboxd.lock")
 
 Progress = Callable[[int], None]
@@ -109,7 +109,7 @@ def _walk(home: Path) -> Iterator[tuple[Path, os.stat_result]]:
         for entry in entries:
             path = Path(entry.path)
             name = path.relative_to(home)
-            if str(name) in LEFT_OUT or (entry.name.startswith(UNFINISHED) and len(name.parts) <= 3):
+            if str(name) in LEFT_OUT or _is_unfinished(name):
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -118,6 +118,11 @@ def _walk(home: Path) -> Iterator[tuple[Path, os.stat_result]]:
             yield path, status
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(path)
+
+
+def _is_unfinished(name: Path) -> bool:
+    """Every hidden file of home itself; in it and the stores what begins as they begin it. A function's own hidden files lie deeper."""
+    return name.name.startswith("." if len(name.parts) == 1 else UNFINISHED) and len(name.parts) <= 3
 
 
 def _copy_database(source: Path, target: str) -> None:
