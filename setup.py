@@ -10,9 +10,14 @@ setup(
     description="Runs functions in sandboxes of its own making, with the semantics of SCF, on one Linux machine",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["sandbox", "sandbox.*", "server", "server.*"]),
+    packages=[*find_packages(include=["sandbox", "sandbox.*", "server", "server.*"]), "sandbox.imaging.recipes"],
+    package_dir={"sandbox.imaging.recipes": "rootfs"},
     # The guest programs and the migrations are read as files, not imported from where they lie.
-    package_data={"sandbox": ["guest/*"], "server": ["store/migrations/*", "store/migrations/versions/*", "console/*"]},
+    package_data={
+        "sandbox": ["guest/*", "guest/rehearsal/*"],
+        "sandbox.imaging.recipes": ["*.toml"],
+        "server": ["store/migrations/*", "store/migrations/versions/*", "console/*"],
+    },
     include_package_data=True,
     zip_safe=False,
     install_requires=[

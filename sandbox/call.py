@@ -67,7 +67,7 @@ def _guarded(step: Callable[..., None]) -> Callable[..., None]:
         try:
             step(self, *args)
         except Exception:
-            _log.exception("call %s failed in %s", self._request_id, step.__name__)
+            _log.exception("call %s failed in %s", self._request_id, step.__name__, extra={"request_id": self._request_id})
             self._abandon()
 
     return run
@@ -293,7 +293,7 @@ class Call:
             try:
                 self._door.request(message, lambda *_: None)
             except SandboxError as error:
-                _log.warning("call %s: %s", self._request_id, error)
+                _log.warning("call %s: %s", self._request_id, error, extra={"request_id": self._request_id})
         self._end(CallLost("an internal error ended the call", hint="it may have run; see the server's log"))
 
 

@@ -31,7 +31,6 @@ from sandbox.zygote import Zygote
 _log = logging.getLogger(__name__)
 
 GUEST = Path(__file__).parent / "guest"
-READY_TIMEOUT_SECONDS = 30.0
 MEGABYTE = 1024 * 1024
 
 
@@ -169,7 +168,7 @@ class ZygoteFactory:
                 os.close(fd)
         sandbox.close_child_descriptors()
         try:
-            await sandbox.ready(READY_TIMEOUT_SECONDS)
+            await sandbox.ready(workshop.settings.ready_timeout_seconds)
         except LaunchError:
             await workshop.discard(sandbox)
             raise
@@ -207,7 +206,8 @@ class ZygoteFactory:
             if zygote is not None and zygote.alive and zygote.forks < self._workshop.settings.zygote_max_forks:
                 return zygote
             self.close()
-            fresh = Zygote(self._workshop.loop)
+            # two of them: it imports what every sandbox then has
+            fresh = Zygote(self._workshop.loop, 2 * self._workshop.settings.ready_timeout_seconds)
             await fresh.start(
                 self._workshop.launcher,
                 *self._start_request(),
@@ -267,7 +267,7 @@ class ExecFactory:
                 os.close(fd)
         sandbox.close_child_descriptors()
         try:
-            await sandbox.ready(READY_TIMEOUT_SECONDS)
+            await sandbox.ready(workshop.settings.ready_timeout_seconds)
         except LaunchError:
             await workshop.discard(sandbox)
             raise

@@ -346,6 +346,11 @@ class SandboxPool:
         if available < self._settings.memory_reserve_percent:
             self.evict(EVICTED_AT_ONCE, provisioned_too=available < self._settings.memory_floor_percent)
 
+    def memory_stalls(self) -> None:
+        """Tasks of this machine wait for memory. That may be one function alone, at its own limit: then others' workers need not go."""
+        if machine.memory_available_percent() < 2 * self._settings.memory_reserve_percent:
+            self.evict(EVICTED_AT_ONCE)
+
     def evict(self, count: int, *, provisioned_too: bool = False) -> int:
         """Destroy the idle workers used longest ago, provisioned ones only where there is no other; how many went."""
         chosen = keepalive.least_valuable(self._dispensable(), count)

@@ -34,7 +34,9 @@ _log = logging.getLogger(__name__)
 #: Name of a filter → its program, an array of struct sock_filter, <linux/filter.h>.
 Filters = Mapping[str, bytes]
 
-HINT: Final = "install it (apt-get install libseccomp2; scripts/install does): without a system call filter no function is started"
+HINT: Final = (
+    "install it (apt-get install libseccomp2; scripts/install and scripts/develop do): without a system call filter no function is started"
+)
 INSTRUCTION_BYTES: Final = 8
 _BINARY_TREE: Final = 2  # SCMP_FLTATR_CTL_OPTIMIZE, seccomp_attr_set(3)
 

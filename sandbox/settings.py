@@ -100,6 +100,9 @@ class Settings:
     shm_mb: int = _setting(64, "size of /dev/shm, charged to the function's own memory", low=1)
 
     prepared: int = _setting(8, "prepared sandboxes kept ready for each runtime and network in use", low=0)
+    ready_timeout_seconds: float = _setting(
+        30.0, "a sandbox that is not ready after this time, or a zygote after twice that, is given up", low=1, high=3600
+    )
     keep_alive_seconds: float = _setting(300.0, "an idle worker goes after this time", low=0)
     freeze_after_seconds: float = _setting(1.0, "an idle worker is frozen after this time", low=0)
     memory_reserve_percent: float = _setting(10.0, "free memory below which idle workers go", low=0, high=90)
@@ -210,31 +213,39 @@ def describe() -> list[dict[str, Any]]:
 
 
 def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Read the settings. Raises ConfigError with one line that names the setting, the value and what it may be."""
+    """Read the settings. Raises ConfigError with one line for each that is wrong: its name, the value and what it may be."""
     environ = os.environ if environ is None else environ
     path = environ.get("HEARTH_CONFIG", DEFAULT_CONFIG)
     values = _from_file(path, required="HEARTH_CONFIG" in environ)
     rows = {row["name"]: row for row in describe()}
-    if unknown := sorted(set(values) - set(rows)):
-        raise ConfigError(f"{path}: unknown setting {unknown[0]!r}", hint="see the settings table in README.md")
+    wrong = [ConfigError(f"{path}: unknown setting {name!r}", hint=_SEE) for name in sorted(set(values) - set(rows))]
+    sources = dict.fromkeys(values, f"{path}: ")
     for name, row in rows.items():
         if row["environment"] in environ:
-            values[name] = environ[row["environment"]]
-    if wrong := sorted(set(overrides) - set(rows)):
-        raise ConfigError(f"there is no setting {wrong[0]!r}", hint="see the settings table in README.md")
-    values.update({key: value for key, value in overrides.items() if value is not None})
-    found = Settings(**{name: _checked(rows[name], value) for name, value in values.items()})
+            values[name], sources[name] = environ[row["environment"]], ""
+    wrong += [ConfigError(f"there is no setting {name!r}", hint=_SEE) for name in sorted(set(overrides) - set(rows))]
+    given = {key: value for key, value in overrides.items() if value is not None}
+    values.update(given)
+    checked: dict[str, Any] = {}
     for f in fields(Settings):
-        if f.metadata["parse"] is not None:
-            _parsed(f.name, f.metadata["parse"], getattr(found, f.name))
-    return found
+        if f.name in values:
+            try:
+                checked[f.name] = _checked(rows[f.name], values[f.name], f.metadata["parse"])
+            except ConfigError as error:
+                source = "" if f.name in given else sources[f.name]
+                wrong.append(ConfigError(f"{source}{error.message}", hint=error.hint))
+    if wrong:
+        raise _together(wrong)
+    return Settings(**checked)
 
 
-def _parsed(name: str, parse: Callable[[str], object], value: str) -> None:
-    try:
-        parse(value)
-    except ValueError as error:
-        raise ConfigError(f"setting {name}: {error}") from error
+_SEE = "see the settings table in README.md"
+
+
+def _together(wrong: list[ConfigError]) -> ConfigError:
+    if len(wrong) == 1:
+        return wrong[0]
+    return ConfigError("\n".join(f"{error.message} ({error.hint})" if error.hint else error.message for error in wrong))
 
 
 def _from_file(path: str, *, required: bool) -> dict[str, Any]:
@@ -245,11 +256,13 @@ def _from_file(path: str, *, required: bool) -> dict[str, Any]:
         if required:
             raise ConfigError(f"{path}: no such configuration file", hint="unset HEARTH_CONFIG or create it") from None
         return {}
+    except PermissionError:
+        raise ConfigError(f"{path} can't be read by uid {os.geteuid()}", hint="run this as root, or set HEARTH_CONFIG=/dev/null") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _checked(row: dict[str, Any], value: Any) -> Any:
+def _checked(row: dict[str, Any], value: Any, parse: Callable[[str], object] | None) -> Any:
     name, kind = row["name"], row["type"]
     try:
         if kind == "bool":
@@ -264,4 +277,9 @@ def _checked(row: dict[str, Any], value: Any) -> Any:
     if parsed != parsed or (low is not None and parsed < low) or (high is not None and parsed > high):
         bounds = f"at least {low}" if high is None else f"{low} to {high}"
         raise ConfigError(f"setting {name}: {parsed} is out of range", hint=f"it takes {bounds}")
+    if parse is not None:
+        try:
+            parse(parsed)
+        except ValueError as error:
+            raise ConfigError(f"setting {name}: {error}") from error
     return parsed

@@ -19,13 +19,12 @@ from sandbox.plan import CODE_DIR
 
 _log = logging.getLogger(__name__)
 
-START_TIMEOUT_SECONDS = 60.0
-
 
 class Zygote:
     """`start` it once; `fork` while `alive`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
         self._loop = loop
         self._channel: Channel | None = None
         self._answer: asyncio.Future[dict[str, Any]] = loop.create_future()
@@ -58,11 +57,11 @@ class Zygote:
             launcher.request({"op": "zygote", **request}, {"@channel": theirs.fileno(), **fds})
         self._channel.send({"op": "start", "preloads": preloads, "rehearsal": CODE_DIR, "filters": filters})
         try:
-            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._timeout_seconds):
                 message = await self._answer
         except TimeoutError:
             self.close()
-            raise LaunchError("zygote", f"not ready within {START_TIMEOUT_SECONDS} s") from None
+            raise LaunchError("zygote", f"not ready within {self._timeout_seconds:g} s") from None
         if message["op"] != "ready":
             self.close()
             where = (str(message.get("stage", "zygote")), str(message.get("step", "ended before it was ready")))

@@ -88,6 +88,8 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "sdks": lambda: bool(os.environ.get("HEARTH_TEST_WHEELS")) or reaches_pypi(),
     "descriptors": lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 16_000,
     "nft": lambda: os.geteuid() == 0 and can_nat(),
+    "psi": lambda: Path("/proc/pressure/memory").exists() and os.geteuid() == 0,
+    "trial": lambda: os.environ.get("HEARTH_TRIAL") == "1",  # inside a machine of scripts/vm
     "user": lambda: any(line.startswith("hearth:") for line in Path("/etc/passwd").read_text().splitlines()),
 }
 

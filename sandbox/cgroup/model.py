@@ -42,7 +42,11 @@ class Cgroup(Protocol):
         """Watch from now on again, with a descriptor of `open_peak`."""
 
     def read_peak(self, fd: int) -> int:
-        """Bytes, since `open_peak` or `reset_peak`; 0 where the kernel has no such counter."""
+        """Bytes, since `open_peak` or `reset_peak`, or less where `knows_peak` is false; 0 where the kernel has no such counter."""
+
+    @property
+    def knows_peak(self) -> bool:
+        """Whether no use of memory, however short, escapes `read_peak`; known once a peak has been opened."""
 
     def oom_kills(self) -> int:
         """How often the kernel's out-of-memory killer struck in here since creation."""
@@ -68,6 +72,8 @@ class Driver(Protocol):
     """The control groups of one instance on this host."""
 
     version: str
+    root: str
+    """Where our directories are, relative to each hierarchy's mount point; "" at its top."""
     controllers: frozenset[str]
     missing: frozenset[str]
 

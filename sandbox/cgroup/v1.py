@@ -70,6 +70,10 @@ class V1Cgroup:
     def read_peak(self, fd: int) -> int:
         return int(os.pread(fd, 32, 0) or 0)
 
+    @property
+    def knows_peak(self) -> bool:
+        return bool(self._usage)
+
     def oom_kills(self) -> int:
         return files.keyed(files.read(f"{self._paths['memory']}/memory.oom_control"), "oom_kill") if self._usage else 0
 
@@ -111,7 +115,8 @@ class V1Driver:
     version = "v1"
 
     def __init__(self, mounts: dict[str, str], instance: str, root: str = "") -> None:
-        parent = f"{root.strip('/')}/hearth-{instance}" if root else f"hearth-{instance}"
+        self.root = root.strip("/")
+        parent = f"{self.root}/hearth-{instance}" if self.root else f"hearth-{instance}"
         self._parents = {name: f"{mount}/{parent}" for name, mount in mounts.items()}
         self.controllers = frozenset(mounts)
         self.missing = self.WANTED - self.controllers

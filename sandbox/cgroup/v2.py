@@ -1,4 +1,11 @@
-"""Control groups version 2 (Documentation/admin-guide/cgroup-v2): one tree, controllers enabled downwards."""
+"""Control groups version 2 (Documentation/admin-guide/cgroup-v2): one tree, controllers enabled downwards.
+
+<base>                       the root, HEARTH_CGROUP_ROOT, or the subtree that systemd has delegated to our service
+├── runtime                  launcher and sandboxd, where `base` is ours: a group with controllers below may hold no process itself
+└── hearth-<instance>
+    ├── zygotes
+    └── s0, s1, …            one sandbox each
+"""
 
 from __future__ import annotations
 
@@ -9,6 +16,12 @@ from typing import ClassVar
 from sandbox.cgroup import files
 from sandbox.cgroup.model import Limits
 
+#: So far below memory.max lies memory.high. Above it whoever allocates is slowed down, by 10 ms for each 256 KB and more the closer it
+#: comes: the governor, who raises both ahead of a growing /tmp, is never overtaken. As much as the least headroom a setting may give.
+BRAKE_BYTES = 4 * 1024 * 1024
+#: The group of our own processes.
+OWN = "runtime"
+
 
 class V2Cgroup:
     """One sandbox's directory."""
@@ -17,16 +30,19 @@ class V2Cgroup:
         self.name = os.path.basename(path)
         self._path = path
         self._controllers = controllers
+        self._limit = 0
+        self._resets_peak = False
+        self._peak_before = 0
 
     def open_join(self) -> dict[str, int]:
         return {"@cgroup": os.open(f"{self._path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)}
 
     def set_limits(self, limits: Limits) -> None:
         if "memory" in self._controllers:
+            self._set_once("memory.swap.max", 0)
+            # The whole sandbox dies, and not one process of it that the rest waits for: such a call is over either way.
+            self._set_once("memory.oom.group", 1)
             self.set_memory_limit(limits.memory_bytes)
-            if os.path.exists(f"{self._path}/memory.swap.max"):
-                files.write(f"{self._path}/memory.swap.max", 0)
-            # not memory.oom.group: a child killed alone is told by the counter, and the worker can still answer
         if "pids" in self._controllers:
             files.write(f"{self._path}/pids.max", limits.processes)
         if "cpu" in self._controllers:
@@ -35,9 +51,25 @@ class V2Cgroup:
             quota = f"{limits.cpu_millicores * 100} 100000" if limits.cpu_millicores else "max 100000"
             files.write(f"{self._path}/cpu.max", quota)
 
+    def _set_once(self, name: str, value: int) -> None:
+        """With the first limits; a kernel without swap accounting, or older than 4.19, lacks the file."""
+        if not self._limit and os.path.exists(f"{self._path}/{name}"):
+            files.write(f"{self._path}/{name}", value)
+
     def set_memory_limit(self, size_bytes: int) -> None:
-        if "memory" in self._controllers:
+        if "memory" not in self._controllers:
+            return
+        brake = max(0, size_bytes - BRAKE_BYTES)
+        if size_bytes < self._limit:
+            files.write(f"{self._path}/memory.high", brake)  # first: it reclaims page cache, and kills nobody
+            if self.memory_usage() > size_bytes:
+                # memory.max would call the out-of-memory killer, where v1 refuses
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), f"{self._path}/memory.max")
             files.write(f"{self._path}/memory.max", size_bytes)
+        else:
+            files.write(f"{self._path}/memory.max", size_bytes)
+            files.write(f"{self._path}/memory.high", brake)
+        self._limit = size_bytes
 
     def memory_usage(self) -> int:
         return files.read_int(f"{self._path}/memory.current") if "memory" in self._controllers else 0
@@ -49,18 +81,35 @@ class V2Cgroup:
         return max(0, files.keyed(stat, "file") - files.keyed(stat, "shmem"))
 
     def open_peak(self) -> int:
-        try:  # writable since 6.12: each open descriptor then has a mark of its own
-            fd = os.open(f"{self._path}/memory.peak", os.O_RDWR | os.O_CLOEXEC)
-        except (FileNotFoundError, PermissionError):
+        path = f"{self._path}/memory.peak"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # before 5.19
             return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        # Writable since 6.12: each open descriptor then has a mark of its own. Asked of the mode, since root may open it anyhow.
+        self._resets_peak = bool(os.fstat(fd).st_mode & 0o200)
+        if self._resets_peak:
+            os.close(fd)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self.reset_peak(fd)
         return fd
 
     def reset_peak(self, fd: int) -> None:
-        os.write(fd, b"0")  # the mark is then what is used now
+        if self._resets_peak:
+            os.write(fd, b"0")  # the mark is then what is used now
+        else:
+            self._peak_before = int(os.pread(fd, 32, 0) or 0)
 
     def read_peak(self, fd: int) -> int:
-        return int(os.pread(fd, 32, 0) or 0)
+        peak = int(os.pread(fd, 32, 0) or 0)
+        if self._resets_peak or peak > self._peak_before:
+            return peak
+        # Not higher than ever before: what is used now is the least it was. The governor's looks may know better.
+        return self.memory_usage()
+
+    @property
+    def knows_peak(self) -> bool:
+        return self._resets_peak
 
     def oom_kills(self) -> int:
         return files.keyed(files.read(f"{self._path}/memory.events"), "oom_kill") if "memory" in self._controllers else 0
@@ -103,23 +152,43 @@ class V2Driver:
     WANTED: ClassVar[frozenset[str]] = frozenset({"memory", "pids", "cpu"})
     version = "v2"
 
-    def __init__(self, mount: str, instance: str, root: str = "") -> None:
-        self._base = os.path.join(mount, root.strip("/")) if root else mount
-        self._parent = f"{self._base}/hearth-{instance}"
-        available = frozenset(files.read(f"{self._base}/cgroup.controllers").split())
+    def __init__(self, mount: str, instance: str, root: str = "", *, delegated: bool = False) -> None:
+        self.root = root.strip("/")
+        self._chain = [mount]
+        for name in self.root.split("/") if self.root else ():
+            self._chain.append(f"{self._chain[-1]}/{name}")
+        self.place = self._chain[-1]
+        self._parent = f"{self.place}/hearth-{instance}"
+        self._delegated = delegated
+        available = frozenset(files.read(f"{self.place if os.path.isdir(self.place) else mount}/cgroup.controllers").split())
         self.controllers = self.WANTED & available
         self.missing = self.WANTED - available
 
     def create(self, name: str) -> V2Cgroup:
         if not os.path.isdir(self._parent):
-            os.makedirs(self._parent, exist_ok=True)
-            wanted = " ".join(f"+{controller}" for controller in sorted(self.controllers))
-            for directory in (self._base, self._parent):
-                if wanted:
-                    files.write(f"{directory}/cgroup.subtree_control", wanted)
+            self._make_parent()
         path = f"{self._parent}/{name}"
         os.makedirs(path, exist_ok=True)
         return V2Cgroup(path, self.controllers)
+
+    def _make_parent(self) -> None:
+        os.makedirs(self.place, exist_ok=True)
+        if self._delegated:
+            self._move_own()
+        os.makedirs(self._parent, exist_ok=True)
+        for directory in (*self._chain, self._parent):
+            control = f"{directory}/cgroup.subtree_control"
+            if lacking := self.controllers - set(files.read(control).split()):
+                files.write(control, " ".join(f"+{controller}" for controller in sorted(lacking)))
+
+    def _move_own(self) -> None:
+        """Our own processes into a leaf. The launcher forks nothing until sandboxd asks it to, so none is born beside."""
+        os.makedirs(f"{self.place}/{OWN}", exist_ok=True)
+        for pid in files.processes(self.place):
+            try:
+                files.write(f"{self.place}/{OWN}/cgroup.procs", pid)
+            except ProcessLookupError:
+                continue
 
     def leftovers(self) -> list[str]:
         return [*files.children(self._parent), self._parent] if os.path.isdir(self._parent) else []

@@ -6,6 +6,7 @@ SIGTERM and SIGINT close every sandbox, then the process ends; end of file from 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import click
 import uvloop
 
-from sandbox import log, seccomp, settings
+from sandbox import log, notify, seccomp, settings
 from sandbox.cgroup import Cgroup, Driver, detect
 from sandbox.cgroup.governor import Governor
 from sandbox.codestore import CodeStore
@@ -37,6 +38,7 @@ from sandbox.layers import Layers
 from sandbox.namespaces import NetworkNamespaces
 from sandbox.network.nat import Nat
 from sandbox.pool import SandboxPool
+from sandbox.pressure import MemoryPressure, open_trigger
 from sandbox.settings import Settings
 from sandbox.slots import Slots
 
@@ -71,7 +73,17 @@ def first_cgroup(driver: Driver) -> Cgroup:
         with suppress(OSError):
             driver.sweep()  # what could be made in other hierarchies
         hint = "mount the control groups read-write for this service"
+        if error.errno == errno.EBUSY:  # cgroup-v2.rst, "No Internal Process Constraint"
+            hint = "it has processes, so none can be below: run as a service with Delegate=yes, or name another in HEARTH_CGROUP_ROOT"
         raise ConfigError(f"cannot make control group {error.filename}: {error.strerror}", hint=hint) from error
+
+
+def memory_pressure(loop: asyncio.AbstractEventLoop, pool: SandboxPool) -> MemoryPressure | None:
+    try:
+        return MemoryPressure(loop, pool.memory_stalls, open_trigger())
+    except OSError as error:
+        _log.info("no memory pressure to listen to: %s", error.strerror)
+        return None
 
 
 class Daemon:
@@ -127,6 +139,8 @@ class Daemon:
             listener = Listener(conf, pool, leases, provisioner, describe)
             stack.push_async_callback(listener.close)
             pool.start()
+            if (pressure := memory_pressure(loop, pool)) is not None:
+                stack.callback(pressure.close)
             self._warm_up(pool)
             listener.start()
             _log.info("ready: instance %s, cgroup %s, %d images", conf.instance, driver.version, len(pool.images))
@@ -135,8 +149,11 @@ class Daemon:
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLD)
             self._say_ready()
+            watchdog = loop.create_task(self._beat(notify.watchdog_seconds()))
+            stack.callback(watchdog.cancel)
             await self._stop.wait()
             _log.info("stopping")
+            notify.notify("STOPPING=1")
 
     async def _nat(self, stack: AsyncExitStack, thread: ThreadPoolExecutor) -> tuple[Nat | None, str]:
         """The network `nat`, or why there is none: functions that ask for it then get the loopback alone, and this host says so."""
@@ -161,6 +178,14 @@ class Daemon:
     def _say_ready(self) -> None:
         if fd := os.environ.get("HEARTH_READY_FD"):
             os.write(int(fd), b"ready\n")
+
+        notify.notify("READY=1")
+
+    async def _beat(self, every_seconds: float) -> None:
+        """systemd restarts us when this loop stands still."""
+        while every_seconds:
+            notify.notify("WATCHDOG=1")
+            await asyncio.sleep(every_seconds)
 
     def _describe(self, pool: SandboxPool, gate: Gate, leases: Leases, nat: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -206,10 +231,10 @@ def main(launcher_fd: int, debug: bool) -> None:
         process.set_title("hearth-sandboxd")
         machine.raise_own_descriptor_limit()
         filters = seccomp.compile_filters()  # before anything is made: without them nothing may start
-        recovery.lock(conf)  # held by its descriptor until this process ends
+        lock = recovery.lock(conf)  # held by its descriptor until this process ends
         driver = detect(conf.instance, conf.cgroup_root)
         check_limits(driver)
-        recovery.sweep(conf, driver)
+        recovery.sweep(conf, driver, lock)
         uvloop.run(Daemon(conf, filters).run(launcher_fd, driver))
     except SandboxError as error:
         sys.exit(f"sandboxd: {error.message}" + (f" ({error.hint})" if error.hint else ""))

@@ -285,8 +285,8 @@ class Leases:
 
     def _oom_killed(self, lease: Lease, peak: int) -> bool:
         slot = lease.sandbox.slot
-        if peak and not lease.killed and lease.watch.kernel_limit - peak > NEAR_LIMIT_BYTES:
-            return False  # 0: the kernel keeps no peak (v2 before 6.12), then the counter is asked
+        if peak and slot.cgroup.knows_peak and not lease.killed and lease.watch.kernel_limit - peak > NEAR_LIMIT_BYTES:
+            return False  # else the counter is asked: v2 before 6.12 keeps no peak of a single call
         if lease.sandbox.state == states.CLOSED:
             return False
         count = slot.cgroup.oom_kills()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from pathlib import Path
 
-from sandbox.cgroup import Driver
+from sandbox.cgroup import Driver, detect
 from sandbox.errors import ConfigError
 from sandbox.network import layout, nat
 from sandbox.settings import Settings
@@ -41,9 +42,33 @@ def lock(settings: Settings) -> int:
     return fd
 
 
-def sweep(settings: Settings, driver: Driver) -> dict[str, int]:
-    """Remove what is left; counts by kind."""
-    found = {"cgroups": driver.sweep(), **nat.sweep(settings.instance)}
+def cgroup_root(settings: Settings) -> str:
+    """Where the instance's control groups are: as set, else where its sandboxd last said it worked, which may be a service's subtree."""
+    if settings.cgroup_root:
+        return settings.cgroup_root
+    try:
+        with open(lock_path(settings)) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def sweep(settings: Settings, driver: Driver, lock: int) -> dict[str, int]:
+    """Remove what is left, where `driver` works and where a former life did; counts by kind. From now on `cgroup_root` is this life's."""
+    groups = driver.sweep()
+    if (former := cgroup_root(settings)) != driver.root:
+        groups += detect(settings.instance, former).sweep()
+    os.truncate(lock, 0)
+    os.pwrite(lock, driver.root.encode(), 0)
+    found = {"cgroups": groups, **nat.sweep(settings.instance)}
     if any(found.values()):
         _log.warning("swept what a former life left: %s", found)
     return found
+
+
+def remove_run_files(settings: Settings) -> None:
+    """sandboxd's socket and stage, which nobody uses: the lock is held."""
+    stage = Path(settings.run) / "stage"
+    if stage.is_dir():
+        stage.rmdir()
+    settings.socket_path.unlink(missing_ok=True)

@@ -120,14 +120,15 @@ def living_instances() -> set[str]:
 def cgroups(conf: Settings, instance: str) -> list[str]:
     """Directories of an instance, deepest first; none where there are no control groups at all (`checks` says so)."""
     try:
-        return detect(instance, conf.cgroup_root).leftovers()
+        return detect(instance, recovery.cgroup_root(conf)).leftovers()
     except (ConfigError, OSError):
         return []
 
 
 def dead_others(conf: Settings) -> list[str]:
     """Instances that have control groups or firewall tables here and no living process we can see, without this one."""
-    marked = {match[1] for name in _group_names(conf.cgroup_root) if (match := _MARK.fullmatch(name))}
+    names = {name for root in {"", recovery.cgroup_root(conf)} for name in _group_names(root)}
+    marked = {match[1] for name in names if (match := _MARK.fullmatch(name))}
     marked |= {match[1] for name in nat.tables() if (match := _TABLE_MARK.fullmatch(name))}
     marked -= {conf.instance}
     living = living_instances() if marked else set()

@@ -8,9 +8,11 @@ from typing import Final
 
 from sandbox.cgroup import Driver, detect
 from sandbox.cgroup.detect import MOUNTINFO, hierarchies
+from sandbox.daemon import recovery
 from sandbox.doctor.model import Check, judged
 from sandbox.errors import ConfigError
 from sandbox.kernel import survey
+from sandbox.pressure import open_trigger
 from sandbox.settings import Settings
 
 GROUP: Final = "control groups"
@@ -24,7 +26,7 @@ _WITHOUT: Final = {
 
 def checks(conf: Settings) -> Iterator[Check]:
     try:
-        driver = detect(conf.instance, conf.cgroup_root)
+        driver = detect(conf.instance, recovery.cgroup_root(conf))
     except (ConfigError, OSError) as error:
         without = "no function can be limited, no sandbox is made: mount cgroup2 at /sys/fs/cgroup"
         yield judged(GROUP, "control groups", "cgroup v1 or v2", holds=False, found=str(error), without=without)
@@ -39,6 +41,7 @@ def checks(conf: Settings) -> Iterator[Check]:
     yield _freezer(driver)
     yield _kill(driver, v2)
     yield _peak(driver, v2)
+    yield _pressure()
 
 
 def _mounts() -> tuple[dict[str, str], str]:
@@ -83,6 +86,17 @@ def _peak(driver: Driver, v2: str) -> Check:
         found = "memory.peak" if holds else "memory.peak can't be reset" if place else "no memory.peak"
     without = "a call's memory figure is sampled, a short peak is missed"
     return judged(GROUP, "peak memory of each call", "memory.peak (6.12) or v1", holds=holds, found=found, without=without, required=False)
+
+
+def _pressure() -> Check:
+    try:
+        os.close(open_trigger())
+        found = ""
+    except OSError as error:
+        found = error.strerror or str(error)
+    needs = "pressure stall information, CONFIG_PSI"
+    without = "idle workers go a second later when memory runs short: boot with psi=1"
+    return judged(GROUP, "memory pressure is told", needs, holds=not found, found=found or "works", without=without, required=False)
 
 
 def _below(v2: str, name: str) -> str:

@@ -85,7 +85,7 @@ def _take(path: str) -> int:
 
 
 def _sweep_cgroups(conf: Settings, instance: str) -> int:
-    return detect(instance, conf.cgroup_root).sweep() if leaks.cgroups(conf, instance) else 0
+    return detect(instance, recovery.cgroup_root(conf)).sweep() if leaks.cgroups(conf, instance) else 0
 
 
 def _sweep_network(lines: list[str], instance: str, whose: str = "") -> None:

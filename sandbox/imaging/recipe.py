@@ -8,7 +8,11 @@ from typing import Final
 
 from sandbox.errors import ImageError
 
-RECIPES: Final = Path(__file__).resolve().parents[2] / "rootfs"
+#: In the source tree, or where setup.py puts them in an installed package.
+RECIPES: Final = next(
+    (path for path in (Path(__file__).resolve().parents[2] / "rootfs", Path(__file__).with_name("recipes")) if path.is_dir()),
+    Path(__file__).with_name("recipes"),
+)
 
 
 def load_recipe(name: str, *, folder: Path = RECIPES) -> dict[str, list[str]]:

@@ -141,7 +141,7 @@ class Calls:
 
     def _fail(self, call: Call, error: Exception) -> None:
         """A fault of ours."""
-        _log.error("call %s failed", call.request_id, exc_info=error)
+        _log.error("call %s failed", call.request_id, exc_info=error, extra={"request_id": call.request_id})
         call.refusal = ApiError(500, "internal_error", "Internal error", "something went wrong here", "see the server's log", 500)
         call.refusal.__cause__ = error
         self._settle(call)

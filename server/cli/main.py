@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from server.cli import calls, concurrency, events, functions, inspection, layers, local, namespaces, triggers, versions
+from server.cli.backup import backup, restore
 from server.cli.demo import demo
 from server.cli.keys import keys
 from server.cli.up import up
@@ -47,6 +48,8 @@ for command in (
     local.image,
     local.doctor,
     local.completion,
+    backup,
+    restore,
     demo,
 ):
     main.add_command(command)

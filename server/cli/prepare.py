@@ -1,4 +1,4 @@
-"""What `hearth up` makes sure of before it starts anything: root, the user, the directories, the lock, the credential, the port.
+"""What is made sure of before `hearth up` or a unit starts anything: root, the user, the directories, the lock, the credential, the port.
 
 Every function checks one thing and raises CommandError with the line that the operator needs. All of it can be repeated.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
 import os
 import pwd
 import secrets
@@ -140,17 +141,17 @@ def ensure_credential(path: Path) -> str:
             path.chmod(0o600)
             click.echo(f"hearth: {path} could be read by others; its mode is 0600 now, replace it if that matters", err=True)
         return token
-    return _write_secret(path, secrets.token_urlsafe(CREDENTIAL_BYTES))
+    return write_secret(path, secrets.token_urlsafe(CREDENTIAL_BYTES))
 
 
 def ensure_secrets_key(path: Path) -> str:
     """Return the key under which secrets are stored, made at the first start. It is never made anew: what it locked would be lost."""
     if path.exists():
         return path.read_text().strip()
-    return _write_secret(path, base64.urlsafe_b64encode(secrets.token_bytes(SECRETS_KEY_BYTES)).decode())
+    return write_secret(path, base64.urlsafe_b64encode(secrets.token_bytes(SECRETS_KEY_BYTES)).decode())
 
 
-def _write_secret(path: Path, text: str) -> str:
+def write_secret(path: Path, text: str) -> str:
     """A file that only root reads, whole or not there."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
     with os.fdopen(descriptor, "w") as file:
@@ -159,6 +160,11 @@ def _write_secret(path: Path, text: str) -> str:
         os.fsync(file.fileno())
     Path(temporary).replace(path)
     return text
+
+
+def credential_environment(token: str) -> dict[str, str]:
+    """What the API is told of the credential: enough to recognise it."""
+    return {"HEARTH_TOKEN_SHA256": hashlib.sha256(token.encode()).hexdigest()}
 
 
 def split_address(listen: str) -> tuple[str, int]:

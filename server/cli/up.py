@@ -11,7 +11,6 @@ processes agree whatever happens to the file meanwhile.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 import sys
@@ -180,9 +179,8 @@ def api(settings: Settings, environment: dict[str, str], token: str) -> Program:
 
     configuration = Path(server.__file__).with_name("gunicorn_conf.py")
     command = confined(settings, "-m", "gunicorn", "-c", str(configuration), "server.app:create_app()")
-    digest = hashlib.sha256(token.encode()).hexdigest()
     # gunicorn ends its workers a little before we would lose patience with gunicorn.
-    own = {"HEARTH_TOKEN_SHA256": digest, "HEARTH_STOP_GRACE": str(STOP_GRACE_SECONDS - 2)}
+    own = {**prepare.credential_environment(token), "HEARTH_STOP_GRACE": str(STOP_GRACE_SECONDS - 2)}
     return Program(name="api", command=command, environment=environment | own, ready=ready, grace_seconds=STOP_GRACE_SECONDS)
 
 

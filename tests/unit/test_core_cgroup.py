@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sandbox.cgroup import Limits, files
-from sandbox.cgroup.detect import hierarchies
+from sandbox.cgroup.detect import delegated_subtree, hierarchies
 from sandbox.cgroup.governor import LONGEST_RAISED_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS, STEP_BYTES, Governor, Watch
 from sandbox.cgroup.v1 import V1Cgroup, V1Driver
 from sandbox.cgroup.v2 import V2Cgroup, V2Driver
@@ -284,6 +284,8 @@ V2_FILES = {
     "cgroup.events": "populated 1\nfrozen 0\n",
     "memory.current": "2097152",
     "memory.max": "max",
+    "memory.high": "max",
+    "memory.oom.group": "0",
     "memory.swap.max": "max",
     "memory.peak": "0",
     "memory.stat": "anon 5\nfile 900\nkernel 1\nshmem 300\n",
@@ -305,7 +307,9 @@ def test_v2_limits_go_to_their_files_without_swap(v2: V2Cgroup, writes: list[tup
     v2.set_limits(Limits(160 * MB, 1025, 102, 250))
     assert dict(writes) == {
         "memory.max": str(160 * MB),
+        "memory.high": str(156 * MB),
         "memory.swap.max": "0",
+        "memory.oom.group": "1",
         "pids.max": "1025",
         "cpu.weight": "4",
         "cpu.max": "25000 100000",
@@ -325,6 +329,65 @@ def test_v2_figures_are_read(v2: V2Cgroup, tmp_path: Path) -> None:
     assert v2.empty()
 
 
+def test_v2_the_limit_rises_before_its_brake_and_falls_after_it(v2: V2Cgroup, writes: list[tuple[str, str]]) -> None:
+    v2.set_memory_limit(100 * MB)
+    v2.set_memory_limit(200 * MB)
+    v2.set_memory_limit(150 * MB)
+    assert [name for name, _ in writes] == ["memory.max", "memory.high", "memory.max", "memory.high", "memory.high", "memory.max"]
+    assert writes[-1] == ("memory.max", str(150 * MB))
+
+
+def test_v2_a_limit_below_what_is_used_is_refused_as_v1_refuses_it(v2: V2Cgroup, writes: list[tuple[str, str]], tmp_path: Path) -> None:
+    """The kernel would take it, and kill."""
+    v2.set_memory_limit(100 * MB)
+    (tmp_path / "s0/memory.current").write_text(str(80 * MB))
+    with pytest.raises(OSError, match="busy") as raised:
+        v2.set_memory_limit(50 * MB)
+    assert raised.value.errno == errno.EBUSY
+    assert (tmp_path / "s0/memory.max").read_text() == str(100 * MB)
+    assert writes[-1] == ("memory.high", str(46 * MB))
+    (tmp_path / "s0/memory.current").write_text(str(20 * MB))
+    v2.set_memory_limit(50 * MB)
+    assert writes[-1] == ("memory.max", str(50 * MB))
+
+
+def test_v2_what_never_changes_is_written_once(v2: V2Cgroup, writes: list[tuple[str, str]]) -> None:
+    for _ in range(3):
+        v2.set_limits(Limits(160 * MB, 10, 2))
+    assert [name for name, _ in writes].count("memory.swap.max") == 1
+    assert [name for name, _ in writes].count("memory.oom.group") == 1
+
+
+def test_v2_a_peak_that_can_be_reset_is_known_exactly(v2: V2Cgroup, tmp_path: Path) -> None:
+    fd = v2.open_peak()
+    try:
+        assert v2.knows_peak
+        (tmp_path / "s0/memory.peak").write_text("4096\n")
+        assert v2.read_peak(fd) == 4096
+    finally:
+        os.close(fd)
+
+
+def test_v2_a_peak_of_the_whole_life_tells_of_a_call_that_passed_it(v2: V2Cgroup, tmp_path: Path) -> None:
+    """Before 6.12, where writing to it is an error though root may open it so."""
+    peak, current = tmp_path / "s0/memory.peak", tmp_path / "s0/memory.current"
+    peak.write_text("50000\n")
+    peak.chmod(0o444)
+    current.write_text("20000\n")
+    fd = v2.open_peak()
+    try:
+        assert not v2.knows_peak
+        assert v2.read_peak(fd) == 20_000  # not higher than ever: what is used now
+        peak.chmod(0o644)
+        peak.write_text("70000\n")
+        assert v2.read_peak(fd) == 70_000
+        v2.reset_peak(fd)
+        assert v2.read_peak(fd) == 20_000
+        assert peak.read_text() == "70000\n"
+    finally:
+        os.close(fd)
+
+
 def test_v2_killing_is_one_write_where_the_kernel_has_it(v2: V2Cgroup, writes: list[tuple[str, str]], tmp_path: Path) -> None:
     assert v2.kill() is True
     assert writes == [("cgroup.kill", "1")]
@@ -332,10 +395,10 @@ def test_v2_killing_is_one_write_where_the_kernel_has_it(v2: V2Cgroup, writes: l
     assert v2.kill() is False
 
 
-def test_v2_without_a_peak_counter_the_peak_is_unknown(v2: V2Cgroup, tmp_path: Path) -> None:
+def test_v2_without_a_peak_counter_it_was_at_least_what_is_used_now(v2: V2Cgroup, tmp_path: Path) -> None:
     (tmp_path / "s0/memory.peak").unlink()
     fd = v2.open_peak()
-    assert v2.read_peak(fd) == 0
+    assert (v2.read_peak(fd), v2.knows_peak) == (2 * MB, False)
     os.close(fd)
 
 
@@ -354,20 +417,101 @@ def test_v2_reclaiming_less_than_asked_is_no_failure(v2: V2Cgroup, tmp_path: Pat
     v2.force_empty()
 
 
-def test_v2_the_driver_enables_its_controllers_downwards_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """A v2 tree at `tmp_path` whose groups have their files from the beginning; what was written, relative to it."""
+    contents = {"cgroup.controllers": "cpuset cpu io memory pids\n", "cgroup.subtree_control": "", "cgroup.procs": ""}
+    populate(tmp_path, contents)
     done: list[tuple[str, str]] = []
-    monkeypatch.setattr(files, "write", lambda path, value: done.append((path, str(value))))
+    real_makedirs = os.makedirs
+
+    def makedirs(path: str, exist_ok: bool = False) -> None:
+        missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+        real_makedirs(path, exist_ok=exist_ok)
+        for folder in missing:
+            populate(folder, contents)
+
+    monkeypatch.setattr(os, "makedirs", makedirs)
+    monkeypatch.setattr(files, "remove_directory", lambda path: subprocess.run(["rm", "-r", path], check=True))
+    monkeypatch.setattr(files, "write", lambda path, value: done.append((os.path.relpath(path, tmp_path), str(value))))
+    return done
+
+
+def test_v2_the_driver_enables_its_controllers_downwards_once(tmp_path: Path, tree: list[tuple[str, str]]) -> None:
     driver = V2Driver(str(tmp_path), "abcd1234")
     driver.create("s0")
     driver.create("s1")
-    assert done == [
-        (f"{tmp_path}/cgroup.subtree_control", "+cpu +memory +pids"),
-        (f"{tmp_path}/hearth-abcd1234/cgroup.subtree_control", "+cpu +memory +pids"),
+    assert tree == [
+        ("cgroup.subtree_control", "+cpu +memory +pids"),
+        ("hearth-abcd1234/cgroup.subtree_control", "+cpu +memory +pids"),
     ]
-    assert (driver.controllers, driver.missing) == (ALL, frozenset())
+    assert (driver.controllers, driver.missing, driver.root) == (ALL, frozenset(), "")
     assert driver.sweep() == 3
     assert driver.leftovers() == []
+
+
+def test_v2_only_what_is_not_enabled_yet_is_enabled(tmp_path: Path, tree: list[tuple[str, str]]) -> None:
+    (tmp_path / "cgroup.subtree_control").write_text("memory pids io\n")
+    V2Driver(str(tmp_path), "abcd1234", "/a/b/").create("s0")
+    assert tree == [
+        ("cgroup.subtree_control", "+cpu"),
+        *((f"{folder}/cgroup.subtree_control", "+cpu +memory +pids") for folder in ("a", "a/b", "a/b/hearth-abcd1234")),
+    ]
+
+
+def test_v2_in_a_delegated_subtree_our_own_processes_go_into_a_leaf_first(tmp_path: Path, tree: list[tuple[str, str]]) -> None:
+    service = tmp_path / "system.slice/hearth.service"
+    os.makedirs(str(service))
+    (service / "cgroup.procs").write_text("41\n42\n")
+    for folder in (tmp_path, service.parent):
+        (folder / "cgroup.subtree_control").write_text("cpu memory pids")
+    driver = V2Driver(str(tmp_path), "abcd1234", "system.slice/hearth.service", delegated=True)
+    driver.create("s0")
+    here = "system.slice/hearth.service"
+    assert tree == [
+        (f"{here}/runtime/cgroup.procs", "41"),
+        (f"{here}/runtime/cgroup.procs", "42"),
+        (f"{here}/cgroup.subtree_control", "+cpu +memory +pids"),
+        (f"{here}/hearth-abcd1234/cgroup.subtree_control", "+cpu +memory +pids"),
+    ]
+    assert set(map(os.path.basename, driver.leftovers())) == {"s0", "hearth-abcd1234"}
+
+
+def test_v2_elsewhere_others_processes_stay_where_they_are(tmp_path: Path, tree: list[tuple[str, str]]) -> None:
+    (tmp_path / "cgroup.procs").write_text("41\n")
+    V2Driver(str(tmp_path), "abcd1234").create("s0")
+    assert not any("cgroup.procs" in name for name, _ in tree)
+
+
+def test_v2_a_place_that_does_not_exist_has_nothing_left_and_can_be_made(tmp_path: Path, tree: list[tuple[str, str]]) -> None:
+    driver = V2Driver(str(tmp_path), "abcd1234", "gone/since")
+    assert (driver.leftovers(), driver.sweep(), driver.controllers) == ([], 0, ALL)
+    driver.create("s0")
+    assert (tmp_path / "gone/since/hearth-abcd1234/s0").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("own", "marked", "expected"),
+    [
+        ("0::/system.slice/hearth.service\n", ["system.slice/hearth.service"], "system.slice/hearth.service"),
+        ("0::/system.slice/hearth.service/runtime\n", ["system.slice/hearth.service"], "system.slice/hearth.service"),
+        ("0::/system.slice/hearth.service\n", [], ""),
+        ("0::/\n", [""], ""),
+        ("4:memory:/x\n0::/a/b\n", ["a"], "a"),
+        ("4:memory:/x\n", [], ""),
+    ],
+    ids=["the service", "its leaf", "not delegated", "the root", "hybrid", "legacy"],
+)
+def test_the_delegated_subtree_is_found_by_systemd_s_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, marked: list[str], expected: str
+) -> None:
+    def getxattr(path: str, name: str) -> bytes:
+        if name == "trusted.delegate" and os.path.relpath(path, tmp_path) in marked:
+            return b"1"
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    assert delegated_subtree(str(tmp_path), own) == expected
 
 
 def test_v2_what_the_host_lacks_is_told(tmp_path: Path) -> None:

@@ -86,6 +86,30 @@ def test_an_unknown_name_in_the_file_is_refused(tmp_path: Path) -> None:
         settings.load(config(tmp_path, "keep_alife_seconds = 3\n"))
 
 
+def test_everything_that_is_wrong_is_told_at_once_a_line_each(tmp_path: Path) -> None:
+    environ = config(tmp_path, 'wrokers = 2\nprepared = "few"\nkeep_alive_seconds = -1\nnat_dns = "nowhere"\n') | {"HEARTH_WORKERS": "0"}
+    with pytest.raises(ConfigError) as caught:
+        settings.load(environ)
+    path = environ["HEARTH_CONFIG"]
+    assert caught.value.message.splitlines() == [
+        f"{path}: unknown setting 'wrokers' (see the settings table in README.md)",
+        "setting workers: 0 is out of range (it takes 1 to 64)",
+        f"{path}: setting prepared: 'few' is not a int",
+        f"{path}: setting keep_alive_seconds: -1.0 is out of range (it takes at least 0)",
+        f"{path}: setting nat_dns: Expected 4 octets in 'nowhere'",
+    ]
+    assert caught.value.hint == ""
+
+
+def test_a_file_that_may_not_be_read_is_no_empty_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(path: str, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ConfigError, match="can't be read"):
+        settings.load({})
+
+
 def test_a_file_that_does_not_parse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"hearth\.toml"):
         settings.load(config(tmp_path, "workers = \n"))

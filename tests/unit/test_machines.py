@@ -1,0 +1,86 @@
+"""What scripts/vm makes of what a machine gives back: the difference between failed tests and a machine that never got there."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.machines import disk, qemu, results
+
+
+def junit(tests: int, failures: int = 0, skipped: int = 0) -> str:
+    return f'<testsuites><testsuite name="pytest" errors="0" failures="{failures}" skipped="{skipped}" tests="{tests}"/></testsuites>'
+
+
+def image(tmp_path: Path, files: dict[str, str]) -> Path:
+    """A raw disk: a tar file with zeros behind it."""
+    path = tmp_path / "results.raw"
+    with tarfile.open(path, "w") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    with path.open("ab") as file:
+        file.truncate(1 << 20)
+    return path
+
+
+def test_two_boots_that_passed(tmp_path: Path) -> None:
+    files = {
+        "status": "complete\n",
+        "boot-1.status": "0\n",
+        "boot-1.xml": junit(5, skipped=1),
+        "boot-2.status": "0\n",
+        "boot-2.xml": junit(1),
+    }
+    found = results.read(image(tmp_path, files), 2)
+    assert (found.status, found.passed, found.summary()) == ("complete", True, "5 passed, 0 failed, 1 skipped")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"boot-1.status": "1", "boot-1.xml": junit(5, failures=1)},
+        {"boot-1.status": "0", "boot-1.xml": junit(5, skipped=5)},
+        {"boot-1.status": "5", "boot-1.xml": junit(0)},
+        {"boot-1.status": "137"},
+    ],
+    ids=["a failure", "nothing but skips", "no test", "pytest was killed"],
+)
+def test_a_machine_that_got_there_and_did_not_pass(tmp_path: Path, files: dict[str, str]) -> None:
+    found = results.read(image(tmp_path, {"status": "complete", **files}), 1)
+    assert (found.status, found.passed) == ("complete", False)
+
+
+def test_a_second_boot_that_never_came_is_no_pass(tmp_path: Path) -> None:
+    files = {"status": "complete", "boot-1.status": "0", "boot-1.xml": junit(1)}
+    assert not results.read(image(tmp_path, files), 2).passed
+
+
+def test_a_disk_of_zeros_is_a_machine_that_never_got_there(tmp_path: Path) -> None:
+    path = tmp_path / "results.raw"
+    path.write_bytes(bytes(1 << 20))
+    assert (results.read(path, 1).status, results.read(path, 1).passed) == ("", False)
+
+
+def test_what_is_kept_can_be_read_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "console.log").write_text("hello")
+    found = results.read(image(tmp_path, {"status": "complete", "boot-1.status": "0", "boot-1.xml": junit(1), "journal.txt": "line"}), 1)
+    results.keep(found, tmp_path / "kept", "unified", tmp_path / "console.log")
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["unified-1.xml", "unified-console.log", "unified-journal.txt"]
+
+
+def test_the_disk_is_made_anew_when_what_it_is_made_of_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = disk.key()
+    assert disk.key() == before
+    monkeypatch.setattr(disk, "PACKAGES", (*disk.PACKAGES, "vim"))
+    assert disk.key() != before
+
+
+def test_a_host_without_kvm_emulates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    nowhere = disk.Disk(tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    assert qemu.accelerator(nowhere, tmp_path) == "tcg"
