@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from server.cli import calls, concurrency, events, functions, inspection, layers, local, namespaces, triggers, versions
+from server.cli import buckets, calls, concurrency, events, functions, inspection, layers, local, namespaces, triggers, versions
 from server.cli.demo import demo
 from server.cli.keys import keys
 from server.cli.up import up
@@ -47,6 +47,7 @@ for command in (
     local.image,
     local.doctor,
     local.completion,
+    buckets.bucket,
     demo,
 ):
     main.add_command(command)
