@@ -100,18 +100,34 @@ def _failure(response: httpx.Response) -> CommandError:
 
 def open_buckets() -> BucketApi:
     """This machine's own bucket service, with the credential that `hearth up` wrote."""
-    settings = load_settings()
-    token = read_credential(settings)
-    if token is None:
-        raise WrongRequest("the credential can't be read", hint="run it as root")
+    settings, token = load_settings(), _token()
     if not settings.bucket_address:
         raise WrongRequest("the bucket service is off", hint="HEARTH_BUCKET_LISTEN is `off`")
     return BucketApi(base_url(settings.bucket_address), token, settings.region)
 
 
+def _token() -> str:
+    token = read_credential(load_settings())
+    if token is None:
+        raise WrongRequest("the credential can't be read", hint="run it as root")
+    return token
+
+
 @click.group(short_help="Create, list and remove buckets.")
 def bucket() -> None:
     """Create, list and remove buckets of the built-in bucket service."""
+
+
+@bucket.command()
+@as_json
+def key(json_output: bool) -> None:
+    """Print the operator's own secret pair, for clients of S3 and COS. Who has it may do everything here."""
+    token = _token()
+    pair = {"secret_id": OPERATOR_ID, "secret_key": operator_key(token)}
+    if json_output:
+        print_json(pair)
+    else:
+        click.echo(f"{pair['secret_id']} {pair['secret_key']}")
 
 
 @bucket.command()

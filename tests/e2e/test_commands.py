@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +120,27 @@ def test_a_new_handler_and_its_file_are_deployed_together(running: Instance, tmp
     assert updated.returncode == 0, updated.stderr
     assert running.hearth("invoke", "turn").stdout == '"two"\n'
     running.hearth("rm", "turn")
+
+
+def test_buckets_come_and_go_by_the_command(running: Instance) -> None:
+    port = int(running.environment["HEARTH_LISTEN"].rpartition(":")[2]) + 2
+    assert running.hearth("bucket", "create", "photos-1250000000").returncode == 0
+    assert running.hearth("bucket", "create", "photos-1250000000").returncode == 2
+    pair = json.loads(running.hearth("bucket", "key", "--json").stdout)
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=pair["secret_id"],
+        aws_secret_access_key=pair["secret_key"],
+        region_name="local",
+    )
+    client.put_object(Bucket="photos-1250000000", Key="a/ü ?", Body=b"12345")
+    client.close()
+    listed = json.loads(running.hearth("bucket", "ls", "photos-1250000000", "--json").stdout)
+    assert [(row["key"], row["size"]) for row in listed] == [("a/ü ?", 5)]
+    assert running.hearth("bucket", "rm", "photos-1250000000").returncode == 2
+    assert running.hearth("bucket", "rm", "--force", "photos-1250000000").returncode == 0
+    assert json.loads(running.hearth("bucket", "ls", "--json").stdout) == []
 
 
 def test_a_second_instance_on_the_same_home_is_refused(running: Instance) -> None:

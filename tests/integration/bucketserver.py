@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class BucketServer:
         self, home: Path, *, bindings: dict[str, list[Any]] | None = None, prefix: list[str] | None = None, **settings: Any
     ) -> None:
         self.home, self.port, self.prefix = home, free_port(), prefix or []
-        (home / "state").mkdir(parents=True)
+        (home / "state").mkdir(parents=True, exist_ok=True)
         (home / "around.py").write_text(AROUND)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HEARTH_")}
         secrets = [
@@ -132,11 +133,15 @@ class BucketServer:
         return (self.home / "log").read_text()
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes at once, and wait until they are gone."""
+        """SIGKILL to all of its processes at once, and wait until none of them runs."""
         assert self.process is not None
+        pids = self.workers()
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        until(lambda: not _group_lives(self.process.pid if self.process else 0))
+        for pid in pids:
+            with suppress(ChildProcessError):  # ours only where this is the first process of a container, or one that adopts
+                os.waitpid(pid, 0)
+        until(lambda: not any(_runs(pid) for pid in pids))
 
     def stop(self) -> None:
         if self.process is None or self.process.poll() is not None:
@@ -152,9 +157,9 @@ class BucketServer:
         return [int(word) for word in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
 
 
-def _group_lives(group: int) -> bool:
+def _runs(pid: int) -> bool:
+    """Whether it is there, and not only unreaped: not every container's first process reaps orphans."""
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True

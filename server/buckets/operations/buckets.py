@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 from urllib.parse import quote
@@ -124,7 +123,7 @@ def _after(ask: Ask) -> str:
         return ask.param("start-after")
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeError):
+    except ValueError:  # binascii.Error and UnicodeError are
         raise BucketError("InvalidArgument", "The continuation token provided is incorrect", ArgumentName="continuation-token") from None
 
 

@@ -58,6 +58,9 @@ class QSign:
                 raise BucketError("AccessDenied", EXPIRED)
         if self.presigned:
             self._check_bound(call)
+        # Signed without a value it would not be missed: `?uploads`.
+        if not set(self.parameters) <= {_encoded(name).lower() for name in call.params}:
+            raise BucketError("SignatureDoesNotMatch")
         # cos-python-sdk-v5 signs the host without its port, and sends it with it; others sign what they send.
         hosts = {call.host, call.host.rsplit(":", 1)[0]}
         if not any(hmac.compare_digest(self.signature.encode(), self._signature(secret_key, call, host).encode()) for host in hosts):

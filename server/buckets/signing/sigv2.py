@@ -15,7 +15,7 @@ from typing import Final
 
 from server.buckets.call import Call, decode
 from server.buckets.errors import BucketError
-from server.buckets.signing.model import EXPIRED, Payload, check_skew, compare
+from server.buckets.signing.model import EXPIRED, Payload, check_skew
 
 #: The parameters that are part of the resource.
 RESOURCE_PARAMETERS: Final = frozenset(
@@ -43,16 +43,19 @@ class SigV2:
                 raise BucketError("AccessDenied", EXPIRED)
         else:
             check_skew(_epoch(call.headers.get("x-amz-date") or self.date), now)
-        text = self._string_to_sign(call, bucket)
-        expected = base64.b64encode(hmac.new(secret_key.encode(), _bytes(text), hashlib.sha1).digest()).decode()
-        compare(self.signature, expected)
+        key = secret_key.encode()
+        # `?uploads=` is signed as it is by botocore, and without its equals sign by others.
+        texts = [self._string_to_sign(call, bucket, bare=bare) for bare in (False, True)]
+        expected = [base64.b64encode(hmac.new(key, _bytes(text), hashlib.sha1).digest()) for text in texts]
+        if not any(hmac.compare_digest(self.signature.encode(), one) for one in expected):
+            raise BucketError("SignatureDoesNotMatch")
         return Payload()
 
-    def _string_to_sign(self, call: Call, bucket: str) -> str:
+    def _string_to_sign(self, call: Call, bucket: str, *, bare: bool) -> str:
         get = call.headers.get
         date = "" if "x-amz-date" in call.headers and not self.presigned else self.date
         amz = "".join(f"{name}:{call.headers[name].strip()}\n" for name in sorted(call.headers) if name.startswith("x-amz-"))
-        resource = (f"/{bucket}" if bucket else "") + call.raw_path + _parameters(call)
+        resource = (f"/{bucket}" if bucket else "") + call.raw_path + _parameters(call, bare=bare)
         return f"{call.method}\n{get('content-md5', '')}\n{get('content-type', '')}\n{date}\n{amz}{resource}"
 
 
@@ -75,10 +78,10 @@ def read(call: Call) -> SigV2 | None:
     return SigV2(params["AWSAccessKeyId"], params.get("x-amz-security-token", ""), True, signature, expires)
 
 
-def _parameters(call: Call) -> str:
-    """`?uploads` and `?uploads=` are signed alike, without the equals sign (botocore's HmacV1Auth)."""
+def _parameters(call: Call, *, bare: bool) -> str:
+    """`bare`: without the equals sign of those that have no value."""
     found = sorted((decode(name), decode(value, plus=True)) for name, value in call.query if decode(name) in RESOURCE_PARAMETERS)
-    text = "&".join(f"{name}={value}" if value else name for name, value in found)
+    text = "&".join(name if bare and not value else f"{name}={value}" for name, value in found)
     return f"?{text}" if text else ""
 
 
