@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 import falcon.asgi
+from sqlalchemy import Engine
 
 from sandbox.errors import ConfigError
 from sandbox.log import pairs
@@ -26,10 +27,13 @@ from server.buckets.front import Front
 from server.buckets.grants import grants_key
 from server.buckets.metrics import BucketMetrics
 from server.buckets.multipart import Multipart
-from server.buckets.notices import NoNotices
+from server.buckets.notices import TriggerNotices
 from server.buckets.objects import Notices, Objects
 from server.buckets.operations.ask import Services
 from server.buckets.request import Request
+from server.buckets.wiring import KeyTable, Queue, TriggerTable
+from server.keys.service import Keys
+from server.keys.vault import Vault, vault_key
 from server.store.engine import open_database
 
 LOOKUP_THREADS: Final = 4
@@ -116,7 +120,7 @@ def create_app(
 ) -> App:
     """Open the database and the data directory and put everything together. Raises ConfigError.
 
-    `secrets` are asked for keys besides the operator's own; `notices` replaces who is told of changes.
+    `secrets` replace the table of keys that is asked behind the operator's own; `notices` replaces who is told of changes.
     """
     environ = os.environ if environ is None else environ
     settings = settings or load(environ)
@@ -128,7 +132,8 @@ def create_app(
     with ExitStack() as stack:
         engine = open_database(settings)
         stack.callback(engine.dispose)
-        objects = Objects(engine, files, notices(settings) if notices else NoNotices(), most_buckets=settings.limit_buckets)
+        told = notices(settings) if notices else _notices(engine, settings)
+        objects = Objects(engine, files, told, most_buckets=settings.limit_buckets)
         services = Services(
             settings=settings,
             engine=engine,
@@ -136,7 +141,7 @@ def create_app(
             files=files,
             objects=objects,
             multipart=Multipart(engine, files, objects),
-            secrets=Known(_operator(environ), *([secrets] if secrets else [])),
+            secrets=Known(_operator(environ), secrets or KeyTable(Keys(engine, Vault(vault_key(settings, environ))))),
             grants_key=grants_key(environ.get(CREDENTIAL_ENVIRONMENT, "") or os.urandom(32).hex()),
             lookups=Threads("lookup", LOOKUP_THREADS),
             io=Threads("data", IO_THREADS),
@@ -147,6 +152,11 @@ def create_app(
         app = App(services)
         stack.pop_all()
         return app
+
+
+def _notices(engine: Engine, settings: Settings) -> Notices:
+    queue = Queue(engine, settings)
+    return TriggerNotices(TriggerTable(), queue.put, queue.stop, region=settings.region)
 
 
 def _operator(environ: Mapping[str, str]) -> list[Pair]:

@@ -57,6 +57,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "ServerSideEncryptionConfigurationNotFoundError": (404, "The bucket has no encryption configuration"),
     "ServiceUnavailable": (503, "The database is away; try again"),
     "SignatureDoesNotMatch": (403, "The signature we calculated does not match the one you provided; check key and signing method"),
+    "SlowDown": (503, "The event queue is full; try again"),
     "TooManyBuckets": (400, "There are as many buckets as this service takes"),
     "XAmzContentSHA256Mismatch": (400, "The body does not match its x-amz-content-sha256"),
 }

@@ -24,6 +24,7 @@ from server.buckets.operations.ask import Ask, Services
 from server.buckets.operations.table import Operation, select
 from server.buckets.request import Request
 from server.buckets.signing import Claim, Payload
+from server.errors import QueueFull
 
 #: Names no bucket can have: how the service is, and what it has done.
 HEALTH_PATH: Final = "/-/healthz"
@@ -82,9 +83,9 @@ class Front:
         return identity, claim.check(secret_key, req.call, target.bucket if target.in_host else "", self._services.clock())
 
     async def _find(self, claim: Claim) -> tuple[str, Identity]:
-        if claim.token:
+        if claim.secret_id == grants.SECRET_ID:
             granted = grants.read(self._services.grants_key, claim.token, self._services.clock())
-            if granted is None or claim.secret_id != grants.SECRET_ID:
+            if granted is None:
                 raise BucketError("AccessDenied", "The provided token is malformed, not ours or expired")
             grant, secret_key = granted
             return secret_key, Identity(claim.secret_id, grant.scope, grant.namespace, grant.request_id, grant.hops + 1)
@@ -121,6 +122,8 @@ def as_refusal(error: Exception) -> BucketError:
     """Every exception as what a client can be told of it."""
     if isinstance(error, BucketError):
         return error
+    if isinstance(error, QueueFull):
+        return BucketError("SlowDown", error.detail)
     if isinstance(error, ClientGone):
         return BucketError("IncompleteBody")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

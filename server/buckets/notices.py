@@ -89,13 +89,6 @@ class TriggerNotices:
         self._stop(connection, notice, message)
 
 
-class NoNotices:
-    """Nobody waits for anything."""
-
-    def changed(self, connection: Connection, changes: Sequence[Change]) -> None:
-        return
-
-
 def _told(change: Change) -> ObjectChange:
     stored = change.object
     meta = {f"x-cos-meta-{name}": _text(value) for name, value in stored.facts.meta.items()}

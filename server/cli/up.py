@@ -37,7 +37,14 @@ POLL_SECONDS: Final = 0.05
 STOP_GRACE_SECONDS: Final = 10
 #: server.buckets.front's, which would load half of the service here.
 HEALTH_PATH: Final = "/-/healthz"
-NEVER_PASSED_ON: Final = ("HEARTH_TOKEN", "HEARTH_BUCKETS_KEY", "HEARTH_TOKEN_SHA256", "HEARTH_SECRETS_KEY", "HEARTH_READY_FD", "HEARTH_URL")
+NEVER_PASSED_ON: Final = (
+    "HEARTH_TOKEN",
+    "HEARTH_BUCKETS_KEY",
+    "HEARTH_TOKEN_SHA256",
+    "HEARTH_SECRETS_KEY",
+    "HEARTH_READY_FD",
+    "HEARTH_URL",
+)
 
 
 @click.command(short_help="Start everything in the foreground (root).")

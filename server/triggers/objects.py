@@ -35,6 +35,11 @@ class ObjectRule:
     prefix: str = ""
     suffix: str = ""
 
+    @staticmethod
+    def of_config(config: Mapping[str, Any]) -> ObjectRule:
+        """From a stored trigger's configuration, which has been checked."""
+        return ObjectRule(config["event"], config["filter"]["Prefix"], config["filter"]["Suffix"])
+
     def dump(self) -> str:
         """The description in SCF's own form."""
         value = {"event": self.event, "filter": {"Prefix": self.prefix, "Suffix": self.suffix}}
