@@ -22,6 +22,8 @@ setup(
     zip_safe=False,
     install_requires=[
         "alembic>=1.13",
+        # CRC-32C and CRC-64/NVME, which S3's clients send beside bodies; AWS's own, as its command line uses it.
+        "awscrt>=0.26",
         "click>=8.1",
         "croniter>=6.0",
         "cryptography>=42",
@@ -44,6 +46,9 @@ setup(
     ],
     extras_require={
         "test": [
+            "awscli>=1.36",
+            "boto3>=1.36",
+            "cos-python-sdk-v5>=1.9.30",
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "mypy>=1.11",

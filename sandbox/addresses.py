@@ -1,4 +1,4 @@
-"""IPv4 ranges, destinations and resolvers as settings spell them. Pure parsing: ValueError says what is wrong with the text."""
+"""IPv4 ranges, destinations, resolvers and hosts as settings spell them. Pure parsing: ValueError says what is wrong with the text."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ def _destination(word: str) -> Destination:
 def parse_addresses(text: str) -> tuple[IPv4Address, ...]:
     """A list of addresses, separated by commas or blanks."""
     return tuple(IPv4Address(word) for word in text.replace(",", " ").split())
+
+
+def parse_bucket_hosts(text: str) -> dict[str, str]:
+    """`host[:port]=bucket, …`: which bucket a host is."""
+    found = {}
+    for word in text.replace(",", " ").split():
+        host, equals, bucket = word.rpartition("=")
+        if not equals or not host or not bucket:
+            raise ValueError(f"{word!r} is not host=bucket")
+        found[host.lower()] = bucket
+    return found

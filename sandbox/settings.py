@@ -55,6 +55,16 @@ class Settings:
     default_image: str = _setting("host", "image that `python3` and unlisted runtimes use first")
     strict_runtimes: bool = _setting(False, "refuse a PythonX.Y that no image has, instead of the nearest newer minor")
 
+    bucket_listen: str = _setting(
+        "",
+        "address and port of the bucket service; empty: two ports above the API's, if that is free; off: none",
+    )
+    bucket_workers: int = _setting(1, "worker processes of the bucket service", low=1, high=64)
+    bucket_domains: str = _setting("localhost", "what may stand behind `bucket.` in a host name, separated by commas")
+    bucket_hosts: str = _setting(
+        "", "hosts that are one bucket for COS clients with Domain=: `host[:port]=bucket, …`", parse=addresses.parse_bucket_hosts
+    )
+
     limit_functions: int = _setting(20, "functions in a namespace", low=1)
     limit_namespaces: int = _setting(5, "namespaces, `default` among them", low=1)
     limit_versions: int = _setting(1000, "published versions of a function", low=1)
@@ -85,6 +95,9 @@ class Settings:
     limit_object_triggers: int = _setting(2, "object triggers of a function", low=0)
     limit_queued_events: int = _setting(100_000, "events that wait or run; one more is refused with 503", low=1)
     limit_event_delay_seconds: int = _setting(604_800, "longest delay of an event", low=0)
+    limit_buckets: int = _setting(1000, "buckets", low=1)
+    limit_object_bytes: int = _setting(5 * 1024**3, "an object sent in one request, or a part of one, bytes", low=1)
+    limit_upload_bytes: int = _setting(50 * 1024**3, "an object sent in parts, bytes", low=1)
     log_limit_bytes: int = _setting(1024 * 1024, "log kept of one call, bytes; the rest is cut with a marker", low=1024)
 
     default_memory_mb: int = _setting(128, "memory of a function that names none", low=64)
@@ -161,6 +174,24 @@ class Settings:
     def code_dir(self) -> Path:
         """The code store: one directory for each digest, read-only."""
         return self.state_dir / "code"
+
+    @property
+    def buckets_dir(self) -> Path:
+        """The bucket service's data files, by names that say nothing."""
+        return self.state_dir / "buckets"
+
+    @property
+    def mapped_hosts(self) -> dict[str, str]:
+        """`bucket_hosts` as a mapping, host to bucket."""
+        return addresses.parse_bucket_hosts(self.bucket_hosts)
+
+    @property
+    def bucket_address(self) -> str:
+        """Where the bucket service listens; empty when it is off."""
+        if self.bucket_listen == "off":
+            return ""
+        host, _, port = self.listen.rpartition(":")
+        return self.bucket_listen or (f"{host}:{int(port) + 2}" if port.isdecimal() and 0 < int(port) < 65_534 else "")
 
     @property
     def credential_path(self) -> Path:

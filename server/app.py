@@ -17,6 +17,7 @@ from sandbox.spec import FunctionSpec
 from server.api import problems
 from server.api.auth import Auth, credential_digest
 from server.api.calls import Calls
+from server.api.deferred import Deferred, Receive
 from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.request import Request
@@ -52,10 +53,7 @@ LOOKUP_THREADS: Final = 8
 UPLOAD_THREADS: Final = 2
 LAST_CALLS_SECONDS: Final = 3.0
 GC_THRESHOLD: Final = (20_000, 20, 50)
-#: What Falcon waits for before it looks at a request.
-NOTHING_YET: Final = {"type": "http.request", "body": b"", "more_body": True}
 
-Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
@@ -84,25 +82,6 @@ class App(falcon.asgi.App[Request, falcon.asgi.Response]):
             await super().__call__(scope, Deferred(receive), send)
         finally:
             self._requests -= 1
-
-
-class Deferred:
-    """A request's `receive` that asks for nothing of the body until a resource does.
-
-    Falcon takes one event before anything else; taken from the client it would be the body's first bytes, waited for or even asked for
-    (100 Continue) before the credential has been looked at.
-    """
-
-    __slots__ = ("_first", "_receive")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive, self._first = receive, True
-
-    async def __call__(self) -> Any:
-        if self._first:
-            self._first = False
-            return NOTHING_YET
-        return await self._receive()
 
 
 class Lifespan:

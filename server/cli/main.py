@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from server.cli import calls, concurrency, events, functions, inspection, layers, local, namespaces, triggers, versions
+from server.cli import buckets, calls, concurrency, events, functions, inspection, layers, local, namespaces, triggers, versions
 from server.cli.backup import backup, restore
 from server.cli.demo import demo
 from server.cli.keys import keys
@@ -50,6 +50,7 @@ for command in (
     local.completion,
     backup,
     restore,
+    buckets.bucket,
     demo,
 ):
     main.add_command(command)

@@ -167,12 +167,12 @@ def credential_environment(token: str) -> dict[str, str]:
     return {"HEARTH_TOKEN_SHA256": hashlib.sha256(token.encode()).hexdigest()}
 
 
-def split_address(listen: str) -> tuple[str, int]:
-    """`host:port`, `[v6]:port` → (host, port)."""
+def split_address(listen: str, name: str = "HEARTH_LISTEN") -> tuple[str, int]:
+    """`host:port`, `[v6]:port` → (host, port). `name`: of the setting."""
     host, _, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise WrongRequest(f"HEARTH_LISTEN is {listen!r}", hint="it takes host:port, for example 127.0.0.1:9000")
+        raise WrongRequest(f"{name} is {listen!r}", hint="it takes host:port, for example 127.0.0.1:9000")
     return host, int(port)
 
 
@@ -183,9 +183,27 @@ def base_url(listen: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def check_port(listen: str) -> None:
+def choose_bucket_address(settings: Settings) -> str:
+    """Where the bucket service shall listen; empty: nowhere. Raises CommandError where an address that somebody chose can't be had.
+
+    The one that nobody chose is done without: a second instance must not fail for it.
+    """
+    address = settings.bucket_address
+    if not address:
+        return ""
+    try:
+        check_port(address, "HEARTH_BUCKET_LISTEN")
+    except CommandError as error:
+        if settings.bucket_listen:
+            raise
+        click.echo(f"hearth: no bucket service: {error.message}; HEARTH_BUCKET_LISTEN chooses another address", err=True)
+        return ""
+    return address
+
+
+def check_port(listen: str, name: str = "HEARTH_LISTEN") -> None:
     """Raise one clear line when the address can't be had, before anything is started for it."""
-    host, port = split_address(listen)
+    host, port = split_address(listen, name)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -193,7 +211,7 @@ def check_port(listen: str) -> None:
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
-        raise CommandError(f"cannot listen on {listen}: {error.strerror}", hint="set HEARTH_LISTEN=host:port to another") from error
+        raise CommandError(f"cannot listen on {listen}: {error.strerror}", hint=f"set {name}=host:port to another") from error
 
 
 def has_image(settings: Settings, name: str) -> bool:

@@ -2,7 +2,8 @@
 
     up (root) ─┬─ sandbox.launcher (root) ── sandboxd
                ├─ sandbox.confine → gunicorn (user `hearth`, no capability)
-               └─ sandbox.confine → server.events, the dispatcher (the same)
+               ├─ sandbox.confine → server.events, the dispatcher (the same)
+               └─ sandbox.confine → gunicorn, the bucket service (the same)
 
 The settings are read once, here; the children get every one of them in their environment and read no file, so that all
 processes agree whatever happens to the file meanwhile.
@@ -26,13 +27,23 @@ import httpx
 import server
 from sandbox.errors import ConfigError
 from sandbox.settings import Settings, load
+from server.buckets.access import OPERATOR_ENVIRONMENT, operator_key
 from server.cli import prepare
 from server.cli.failure import CommandError, WrongRequest
-from server.cli.supervise import Child, Program, StartFailed, Supervisor, say
+from server.cli.supervise import Child, Program, Ready, StartFailed, Supervisor, say
 
 POLL_SECONDS: Final = 0.05
 STOP_GRACE_SECONDS: Final = 10
-NEVER_PASSED_ON: Final = ("HEARTH_TOKEN", "HEARTH_TOKEN_SHA256", "HEARTH_SECRETS_KEY", "HEARTH_READY_FD", "HEARTH_URL")
+#: server.buckets.front's, which would load half of the service here.
+HEALTH_PATH: Final = "/-/healthz"
+NEVER_PASSED_ON: Final = (
+    "HEARTH_TOKEN",
+    "HEARTH_BUCKETS_KEY",
+    "HEARTH_TOKEN_SHA256",
+    "HEARTH_SECRETS_KEY",
+    "HEARTH_READY_FD",
+    "HEARTH_URL",
+)
 
 
 @click.command(short_help="Start everything in the foreground (root).")
@@ -64,6 +75,8 @@ def up(
     prepare.make_directories(settings, account)
     with prepare.hold_lock(settings):
         prepare.check_port(settings.listen)
+        # Spelled out for the children, which must not choose for themselves.
+        settings = load({}, **{**asdict(settings), "bucket_listen": prepare.choose_bucket_address(settings) or "off"})
         token = prepare.ensure_credential(settings.credential_path)
         secrets = {"HEARTH_SECRETS_KEY": prepare.ensure_secrets_key(settings.secrets_key_path)}
         shown = asyncio.run(Service(settings, token, secrets, ready_fd=ready_fd, demo=demo, once=once).run())
@@ -88,6 +101,8 @@ class Service:
             api(settings, self._environment | secrets, token),
             dispatcher(settings, self._environment),
         ]
+        if settings.bucket_address:
+            programs.append(buckets(settings, self._environment | secrets, token))
         self._supervisor = Supervisor(programs, on_ready=self._on_ready, longest_pause_seconds=settings.restart_seconds)
         self._stopping = asyncio.Event()
         self._shown: int | None = None
@@ -118,6 +133,8 @@ class Service:
 
     async def _on_ready(self) -> None:
         say(f"serving {prepare.base_url(self._settings.listen)} from {self._settings.home}")
+        if self._settings.bucket_address:
+            say(f"buckets at {prepare.base_url(self._settings.bucket_address)}")
         if self._ready_fd is not None:
             os.write(self._ready_fd, b"ready\n")
             os.close(self._ready_fd)
@@ -167,7 +184,21 @@ def runtime(settings: Settings, environment: dict[str, str]) -> Program:
 
 
 def api(settings: Settings, environment: dict[str, str], token: str) -> Program:
-    url = prepare.base_url(settings.listen) + "/readyz"
+    configuration = Path(server.__file__).with_name("gunicorn_conf.py")
+    command = confined(settings, "-m", "gunicorn", "-c", str(configuration), "server.app:create_app()")
+    ready = answers(prepare.base_url(settings.listen) + "/readyz")
+    return Program(name="api", command=command, environment=environment | served(token), ready=ready, grace_seconds=STOP_GRACE_SECONDS)
+
+
+def buckets(settings: Settings, environment: dict[str, str], token: str) -> Program:
+    ready = answers(prepare.base_url(settings.bucket_address) + HEALTH_PATH)
+    command = confined(settings, "-m", "server.buckets")
+    own = served(token) | {OPERATOR_ENVIRONMENT: operator_key(token)}
+    return Program(name="buckets", command=command, environment=environment | own, ready=ready, grace_seconds=STOP_GRACE_SECONDS)
+
+
+def answers(url: str) -> Ready:
+    """Ready once a GET of this is 200."""
 
     async def ready(child: Child) -> None:
         async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
@@ -177,11 +208,12 @@ def api(settings: Settings, environment: dict[str, str], token: str) -> Program:
                         return
                 await asyncio.sleep(POLL_SECONDS)
 
-    configuration = Path(server.__file__).with_name("gunicorn_conf.py")
-    command = confined(settings, "-m", "gunicorn", "-c", str(configuration), "server.app:create_app()")
-    # gunicorn ends its workers a little before we would lose patience with gunicorn.
-    own = {**prepare.credential_environment(token), "HEARTH_STOP_GRACE": str(STOP_GRACE_SECONDS - 2)}
-    return Program(name="api", command=command, environment=environment | own, ready=ready, grace_seconds=STOP_GRACE_SECONDS)
+    return ready
+
+
+def served(token: str) -> dict[str, str]:
+    """What a process that serves HTTP is told besides the settings. gunicorn ends its workers a little before we lose patience with it."""
+    return {**prepare.credential_environment(token), "HEARTH_STOP_GRACE": str(STOP_GRACE_SECONDS - 2)}
 
 
 def dispatcher(settings: Settings, environment: dict[str, str]) -> Program:

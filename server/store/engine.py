@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ def _make_file(path: Path) -> None:
     if path.name in ("", ":memory:"):
         raise ConfigError("setting database_url: SQLite needs a file", hint="leave it empty for one in the state directory")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-    # The write-ahead log and its index take over this file's mode: environments hold secrets.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # The write-ahead log and its index take over this file's mode: environments hold secrets. One that is there must not even be opened:
+    # closing it would drop this process's locks on it (fcntl(2)), and another's last close then takes the log away under our writes.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _on_connect(connection: Any, _record: Any) -> None:

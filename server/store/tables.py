@@ -20,6 +20,9 @@
     event_outcomes  how many attempts ended how, by function and status
     triggers        one row a trigger; timers know their next tick
     firings         one row a timer's tick that fired, for a while: what makes a tick fire once
+    buckets         one row a bucket
+    objects         one row an object; its key as bytes, which every database sorts alike, its data in a file of that name
+    uploads         one row a multipart upload that has not ended, `upload_parts` one a part of it
     counters        named numbers; updating one holds its row until commit, which is our lock on every database
 
 Sizes in MB or bytes, limits in whole seconds, times in float seconds since the epoch. JSON is text: the same on every
@@ -348,6 +351,51 @@ counters: Final = Table(
     METADATA,
     Column("name", String(60), primary_key=True),
     Column("value", BigInteger, nullable=False),
+)
+
+buckets: Final = Table(
+    "buckets",
+    METADATA,
+    Column("name", String(63), primary_key=True),
+    Column("namespace", String(60), nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+objects: Final = Table(
+    "objects",
+    METADATA,
+    Column("bucket", String(63), primary_key=True),
+    Column("key", LargeBinary, primary_key=True),
+    Column("file", String(32), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("etag", String(40), nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("modified_at", Double, nullable=False),
+    Index("objects_file", "file"),
+)
+
+uploads: Final = Table(
+    "uploads",
+    METADATA,
+    Column("upload_id", String(32), primary_key=True),
+    Column("bucket", String(63), nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("uploads_key", "bucket", "key", "upload_id"),
+)
+
+upload_parts: Final = Table(
+    "upload_parts",
+    METADATA,
+    Column("upload_id", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("file", String(32), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("etag", String(40), nullable=False),
+    Column("checksum", String(100), nullable=False),
+    Column("modified_at", Double, nullable=False),
+    Index("upload_parts_file", "file"),
 )
 
 #: Counters that migrations make: the last `seq` given out, the lock that creating a function takes, and making or deleting a namespace, and

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from sqlalchemy import Connection, select
+
 from sandbox.settings import Settings
-from server.errors import BadRequest
+from server.errors import BadRequest, Conflict
 from server.functions.checks import shown
+from server.store.engine import next_numbers
+from server.store.tables import FUNCTIONS_COUNTER, triggers
 from server.triggers import cron
-from server.triggers.model import Kind
+from server.triggers.model import Kind, Trigger
+from server.triggers.objects import ObjectRule, conflicts, parse_bucket, parse_rule
 
 TIMER: Final = "timer"
+OBJECT: Final = "cos"
 #: SCF's CustomArgument, bytes of UTF-8.
 MAX_ARGUMENT_BYTES: Final = 4096
 
@@ -51,10 +57,49 @@ class TimerKind:
     def next_at(self, config: Mapping[str, Any], after: float) -> float | None:
         return cron.parse(config["cron"]).next_tick(after, self.zone(config))
 
+    def admit(self, connection: Connection, config: Mapping[str, Any], trigger_id: str) -> None:
+        return
+
     def zone(self, config: Mapping[str, Any]) -> ZoneInfo:
         return ZoneInfo(config.get("zone") or self._zone)
 
 
+class ObjectKind:
+    """config: {"bucket": its whole name (name-appid), "event": "cos:ObjectCreated:*", "filter": {"Prefix", "Suffix"}}."""
+
+    name = OBJECT
+
+    def limit(self, settings: Settings) -> int:
+        return settings.limit_object_triggers
+
+    def checked(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        if unknown := sorted(config.keys() - {"bucket", "event", "filter"}):
+            raise BadRequest(
+                f"config: unknown field {shown(unknown[0])}", field="config", hint="an object trigger has bucket, event, filter"
+            )
+        bucket = config.get("bucket")
+        if not isinstance(bucket, str):
+            raise BadRequest("config.bucket is missing", field="config.bucket", hint="the bucket's whole name, as in photos-1250000000")
+        rule = parse_rule(config)
+        return {"bucket": parse_bucket(bucket), "event": rule.event, "filter": {"Prefix": rule.prefix, "Suffix": rule.suffix}}
+
+    def next_at(self, config: Mapping[str, Any], after: float) -> float | None:
+        return None
+
+    def admit(self, connection: Connection, config: Mapping[str, Any], trigger_id: str) -> None:
+        """SCF's CosNotifyRuleConflict: each change of an object calls one function at most."""
+        next_numbers(connection, FUNCTIONS_COUNTER)  # one at a time, or two that conflict could pass together
+        query = select(triggers).where(triggers.c.type == OBJECT, triggers.c.trigger_id != trigger_id)
+        rule = ObjectRule.of_config(config)
+        for other in (Trigger.from_row(row) for row in connection.execute(query).mappings()):
+            if other.config["bucket"] == config["bucket"] and conflicts(rule, ObjectRule.of_config(other.config)):
+                raise Conflict(
+                    f"bucket {config['bucket']}: trigger {other.name!r} of function {other.function} takes some of the same events",
+                    hint="events, prefixes and suffixes of a bucket's triggers must not overlap",
+                    code="cos_notify_rule_conflict",
+                )
+
+
 def kinds(settings: Settings) -> dict[str, Kind]:
-    known: list[Kind] = [TimerKind(settings)]
+    known: list[Kind] = [TimerKind(settings), ObjectKind()]
     return {kind.name: kind for kind in known}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import orjson
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from sandbox.settings import Settings
 from server.store.times import rfc3339
@@ -61,3 +61,6 @@ class Kind(Protocol):
 
     def next_at(self, config: Mapping[str, Any], after: float) -> float | None:
         """When it fires first after a moment; None for a type that something else makes fire."""
+
+    def admit(self, connection: Connection, config: Mapping[str, Any], trigger_id: str) -> None:
+        """Raises Conflict where another trigger than `trigger_id` rules it out. In the transaction that stores it."""

@@ -75,6 +75,7 @@ class Triggers:
         for draft in drafts:
             self._check_room(connection, owner, draft)
             trigger = self._made(owner, draft)
+            self._kinds[draft.type].admit(connection, draft.config, trigger.trigger_id)
             try:
                 connection.execute(insert(table).values(trigger.to_row()))
             except IntegrityError as error:
@@ -112,6 +113,7 @@ class Triggers:
             )
             if (draft.config, draft.enabled) != (current.config, current.enabled):
                 changed = replace(changed, next_at=self._next(draft, now))
+            self._kinds[draft.type].admit(connection, draft.config, current.trigger_id)
             connection.execute(update(table).where(table.c.trigger_id == current.trigger_id).values(changed.to_row()))
         return changed
 

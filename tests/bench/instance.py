@@ -120,6 +120,7 @@ class Home:
             "HEARTH_RUN": str(self._directory / "run"),
             "HEARTH_LISTEN": f"127.0.0.1:{free_port()}",
             "HEARTH_CONFIG": os.devnull,
+            "HEARTH_BUCKET_LISTEN": "off",
             "HEARTH_LIMIT_FUNCTIONS": "100000",
             "HEARTH_LOG_LEVEL": "WARNING",
             **{f"HEARTH_{name.upper()}": str(value) for name, value in settings.items()},

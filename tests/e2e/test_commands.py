@@ -7,11 +7,16 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import boto3
+import httpx
 import pytest
+from botocore.exceptions import ClientError
 
 ROOT = Path(__file__).resolve().parents[2]
 HEARTH = ROOT / ".venv" / "bin" / "hearth"
@@ -119,6 +124,65 @@ def test_a_new_handler_and_its_file_are_deployed_together(running: Instance, tmp
     assert updated.returncode == 0, updated.stderr
     assert running.hearth("invoke", "turn").stdout == '"two"\n'
     running.hearth("rm", "turn")
+
+
+def test_buckets_come_and_go_by_the_command(running: Instance) -> None:
+    port = int(running.environment["HEARTH_LISTEN"].rpartition(":")[2]) + 2
+    assert running.hearth("bucket", "create", "photos-1250000000").returncode == 0
+    assert running.hearth("bucket", "create", "photos-1250000000").returncode == 2
+    pair = json.loads(running.hearth("bucket", "key", "--json").stdout)
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=pair["secret_id"],
+        aws_secret_access_key=pair["secret_key"],
+        region_name="local",
+    )
+    client.put_object(Bucket="photos-1250000000", Key="a/ü ?", Body=b"12345")
+    client.close()
+    listed = json.loads(running.hearth("bucket", "ls", "photos-1250000000", "--json").stdout)
+    assert [(row["key"], row["size"]) for row in listed] == [("a/ü ?", 5)]
+    assert running.hearth("bucket", "rm", "photos-1250000000").returncode == 2
+    assert running.hearth("bucket", "rm", "--force", "photos-1250000000").returncode == 0
+    assert json.loads(running.hearth("bucket", "ls", "--json").stdout) == []
+
+
+def test_an_object_calls_a_function_and_its_record_says_so(running: Instance, tmp_path: Path) -> None:
+    (tmp_path / "index.py").write_text("def main_handler(event, context):\n    return event['Records'][0]\n")
+    assert running.hearth("deploy", "thumb", str(tmp_path / "index.py")).returncode == 0
+    config = json.dumps({"bucket": "pics-1250000000", "event": "cos:ObjectCreated:*", "filter": {"Suffix": ".jpg"}})
+    added = running.hearth("trigger", "add", "thumb", "pics", "--type", "cos", "--config", config)
+    assert added.returncode == 0, added.stderr
+    overlapping = json.dumps({"bucket": "pics-1250000000", "event": "cos:ObjectCreated:Put"})
+    refused = running.hearth("trigger", "add", "thumb", "again", "--type", "cos", "--config", overlapping)
+    assert (refused.returncode, "takes some of the same events" in refused.stderr) == (2, True)
+    pair = json.loads(running.hearth("keys", "create", "--json").stdout)
+    port = int(running.environment["HEARTH_LISTEN"].rpartition(":")[2]) + 2
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=pair["secret_id"],
+        aws_secret_access_key=pair["secret_key"],
+        region_name="local",
+    )
+    client.create_bucket(Bucket="pics-1250000000")
+    client.put_object(Bucket="pics-1250000000", Key="a/b.txt", Body=b"no")
+    client.put_object(Bucket="pics-1250000000", Key="a/ü.jpg", Body=b"12345", Metadata={"mykey": "v"})
+    url, token = f"http://{running.environment['HEARTH_LISTEN']}", running.hearth("token").stdout.strip()
+    headers = {"Authorization": f"Bearer {token}"}
+    deadline = time.monotonic() + 60
+    found: list[dict[str, Any]] = []
+    while not found or found[0]["state"] in ("queued", "running"):
+        assert time.monotonic() < deadline, found
+        found = httpx.get(f"{url}/v1/functions/thumb/invocations", headers=headers, trust_env=False).json()["invocations"]
+    assert [(record["state"], record["source"], record["trigger"]) for record in found] == [("succeeded", "cos", "pics")]
+    record = httpx.get(f"{url}/v1/invocations/{found[0]['request_id']}", headers=headers, trust_env=False).json()
+    stored = record["result"]["cos"]["cosObject"]
+    assert (stored["key"], stored["size"], stored["meta"]["x-cos-meta-mykey"]) == ("/1250000000/pics/a/ü.jpg", 5, "v")
+    running.hearth("keys", "revoke", pair["secret_id"])
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+        client.list_buckets()
+    client.close()
 
 
 def test_a_second_instance_on_the_same_home_is_refused(running: Instance) -> None:

@@ -112,7 +112,8 @@ class Instance:
         images.mkdir(parents=True)
         for image in built_images:
             shutil.copytree(image, images / image.name, symlinks=True, copy_function=os.link)
-        own: dict[str, Any] = {"home": self.home, "run": self.run, "listen": f"127.0.0.1:{self.port}", "limit_functions": 1000, **settings}
+        own: dict[str, Any] = {"home": self.home, "run": self.run, "listen": f"127.0.0.1:{self.port}", "limit_functions": 1000}
+        own |= {"bucket_listen": "off", **settings}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HEARTH_")}
         self.environment = kept | {f"HEARTH_{key.upper()}": str(value) for key, value in own.items()}
         self.mark = hashlib.sha256(os.path.realpath(self.home).encode()).hexdigest()[:8]

@@ -36,7 +36,14 @@ def test_an_argument_of_none_changes_nothing() -> None:
 
 def test_every_setting_can_be_given_by_its_environment_name() -> None:
     for row in settings.describe():
-        text = {"nat_range": "10.1.0.0/16", "nat_allow": "10.1.2.3:80", "nat_dns": "10.1.2.3", "timer_zone": "UTC"}.get(row["name"], "x")
+        parsed = {
+            "nat_range": "10.1.0.0/16",
+            "nat_allow": "10.1.2.3:80",
+            "nat_dns": "10.1.2.3",
+            "timer_zone": "UTC",
+            "bucket_hosts": "a:1=b",
+        }
+        text = parsed.get(row["name"], "x")
         value = {"bool": "true", "str": text, "int": row["default"], "float": row["default"]}[row["type"]]
         loaded = settings.load({row["environment"]: str(value)})
         assert getattr(loaded, row["name"]) == (True if row["type"] == "bool" else value), row["name"]

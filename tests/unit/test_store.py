@@ -373,3 +373,25 @@ def zip_base64() -> str:
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("index.py", "def main(event, context): return event")
     return base64.b64encode(out.getvalue()).decode()
+
+
+def test_opening_a_database_twice_in_a_process_keeps_its_locks(tmp_path: Path) -> None:
+    """Without them another's last close removes the log, and what is committed behind that is lost."""
+    settings = Settings(home=str(tmp_path))
+    look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(c.execute('SELECT value FROM counters').fetchall()); c.close()"
+
+    def seen_by_another() -> str:
+        command = [sys.executable, "-c", look, str(settings.state_dir / "hearth.db")]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    first = open_database(settings)
+    try:
+        with writing(first) as kept:
+            next_numbers(kept, "functions")
+        open_database(settings).dispose()
+        seen_by_another()
+        with writing(first) as connection:
+            assert next_numbers(connection, "functions", 40) == 2
+        assert "(41,)" in seen_by_another()
+    finally:
+        first.dispose()
