@@ -24,6 +24,7 @@ import httpx
 
 from sandbox.errors import ConfigError
 from sandbox.settings import Settings, load
+from server.buckets.access import OPERATOR_ENVIRONMENT, operator_key
 from server.cli import prepare
 from server.cli.failure import CommandError, WrongRequest
 
@@ -53,7 +54,11 @@ def prepare_host() -> None:
     prepare.make_directories(conf, prepare.find_user(conf.user))
     with _alone(conf):
         token = prepare.ensure_credential(conf.credential_path)
-        told = {**prepare.credential_environment(token), "HEARTH_SECRETS_KEY": prepare.ensure_secrets_key(conf.secrets_key_path)}
+        told = {
+            **prepare.credential_environment(token),
+            "HEARTH_SECRETS_KEY": prepare.ensure_secrets_key(conf.secrets_key_path),
+            OPERATOR_ENVIRONMENT: operator_key(token),
+        }
         prepare.write_secret(environment_path(conf), "\n".join(f"{name}={value}" for name, value in told.items()))
         _ensure_image(conf)
 
