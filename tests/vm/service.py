@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from tests.integration.instance import CGROUPS, Instance, wait_until
 
 HOME, RUN = Path("/var/lib/hearth"), Path("/run/hearth")
 #: An emulated processor is some 25 times slower than a real one, so is everything that is waited for.
-PATIENCE_SECONDS = 120.0
-UNITS = ("hearth.target", "hearth-api.socket", "hearth-api.service", "hearth-sandboxd.service")
+PATIENCE_SECONDS = 300.0
+#: A service's PATH need not have /usr/local/bin.
+HEARTH = "/usr/local/bin/hearth"
+UNITS = ("hearth.target", "hearth-api.socket", "hearth-api.service", "hearth-sandboxd.service", "hearth-dispatcher.service")
 
 
 def run(*command: str, check: bool = True) -> str:
@@ -38,7 +41,7 @@ class Service(Instance):
         self.mark = hashlib.sha256(os.path.realpath(HOME).encode()).hexdigest()[:8]
         self.process = None
         self.environment = dict(os.environ)
-        self._names = itertools.count()
+        self._names = itertools.count(time.time_ns() // 1_000_000)  # an earlier test's Service has made some
         self._threads = ThreadPoolExecutor(16)
         token = (HOME / "credential").read_text().strip()
         self._client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=120, trust_env=False)
@@ -78,7 +81,7 @@ def is_active(unit: str) -> bool:
 
 
 def doctor() -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(run("hearth", "doctor", "--json", check=False))
+    report: dict[str, Any] = json.loads(run(HEARTH, "doctor", "--json", check=False))
     return report
 
 
