@@ -24,8 +24,7 @@ _BAD = problem("A field is wrong; `detail` names it")
 _MISSING = problem("No such function or version")
 _BIG = problem("The body is too large")
 _AWAY = problem("The runtime is away", Retry_After="seconds")
-#: What sandboxd says of a version of which it has nothing (yet).
-_NOTHING: Final = {"allocated": 0, "available": 0, "status": "in_progress", "reason": ""}
+_NOTHING: Final = {"allocated": 0, "available": 0, "status": "done", "reason": ""}
 
 
 class FunctionConcurrency:
@@ -83,7 +82,7 @@ class VersionProvisioned:
             send(resp, await self._shown(target))
             return
         identity = {"function": function.name, "namespace": function.namespace, "version": function.version}
-        send(resp, {**identity, "number": 0, "schedule": [], **_NOTHING, "status": "done", "updated_at": None})
+        send(resp, {**identity, "number": 0, "schedule": [], **_NOTHING, "updated_at": None})
 
     @operation(
         "Have workers of a version started, loaded and kept; a schedule changes how many",
@@ -114,12 +113,8 @@ class VersionProvisioned:
         resp.status = 204
 
     async def _shown(self, target: Target) -> dict[str, Any]:
-        wanted = target.to_json(time.time())
-        wanted_now = wanted.pop("number_now")
-        row = (await self._services.provisioned()).get(target.function_id)
-        if row is None:
-            return {**wanted, **_NOTHING, "allocated": wanted_now, "status": "in_progress" if wanted_now else "done"}
-        return {**wanted, **{key: row[key] for key in _NOTHING}}
+        row, now = (await self._services.provisioned()).get(target.function_id), time.time()
+        return {**target.to_json(), **target.state(row, now)}
 
 
 class Account:
@@ -138,6 +133,7 @@ class Account:
         {
             200: Answer("Usage and limits", "Account"),
             400: _BAD,
+            404: problem("No such namespace"),
             409: problem("Reservations need more, or it is over the largest"),
             413: _BIG,
         },

@@ -23,8 +23,9 @@ from server.errors import Conflict, FunctionNotFound, LimitExceeded
 from server.functions import quotas
 from server.functions.checks import MAX_INIT_TIMEOUT_SECONDS, checked_integer, checked_name
 from server.functions.model import DEFAULT_NAMESPACE, Function
+from server.functions.namespaces import require_namespace
 from server.store.engine import writing
-from server.store.tables import functions, provisioned, reservations
+from server.store.tables import functions, namespaces, provisioned, reservations
 from server.store.tables import quotas as quota_table
 
 MOST_MB: Final = (1 << 40) - 1
@@ -38,6 +39,14 @@ class QuotaChange:
     epoch: int
     family: str = ""
     is_reserved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Of one function: its reservation (None: none), and what is provisioned of its versions at most."""
+
+    reserved_mb: int | None = None
+    provisioned_mb: int = 0
 
 
 class Concurrency:
@@ -62,6 +71,14 @@ class Concurrency:
             mine = quotas.reserved_mb(connection, function.function_id)
         shares = {"total_mb": quota.total_mb, "unreserved_mb": quota.unreserved_mb}
         return {"function": name, "namespace": namespace, "reserved_mb": mine, **shares}
+
+    def shares(self, namespace: str = DEFAULT_NAMESPACE) -> dict[str, Share]:
+        """By function id, of the namespace's functions that have any; the others have none of either."""
+        with self._engine.connect() as connection:
+            reserved = select(reservations.c.function_id, reservations.c.reserved_mb).where(reservations.c.namespace == namespace)
+            by_function = {row.function_id: row.reserved_mb for row in connection.execute(reserved)}
+            set_aside = quotas.provisioned_by_family(connection, namespace)
+        return {family: Share(by_function.get(family), set_aside.get(family, 0)) for family in by_function.keys() | set_aside.keys()}
 
     def reserve(self, name: str, reserved_mb: Any, namespace: str = DEFAULT_NAMESPACE) -> QuotaChange:
         """Give the function a share of its own. Raises BadRequest, FunctionNotFound, Conflict `reserved_exceeds_total`, LimitExceeded
@@ -110,8 +127,8 @@ class Concurrency:
     # -- totals ---------------------------------------------------------------------------------------------------------
 
     def set_total(self, namespace: Any, total_mb: Any) -> QuotaChange:
-        """What a namespace's functions may use together. Raises BadRequest, LimitExceeded: `user_total_concurrency_limit` above the
-        largest, `total_concurrency_limit` where reservations need more."""
+        """What a namespace's functions may use together. Raises BadRequest, NamespaceNotFound, LimitExceeded:
+        `user_total_concurrency_limit` above the largest, `total_concurrency_limit` where reservations need more."""
         namespace = checked_name(namespace, "namespace")
         wanted = checked_integer("total_mb", total_mb, 1, MOST_MB)
         if wanted > (largest := self._settings.limit_total_mb):
@@ -119,6 +136,7 @@ class Concurrency:
                 f"total_mb: {wanted} is over the limit of {largest}", code="user_total_concurrency_limit", hint="the setting limit_total_mb"
             )
         with writing(self._engine) as connection:
+            require_namespace(connection, namespace)
             epoch = quotas.change(connection, namespace)
             reserved = quotas.read(connection, namespace, self._settings).reserved_mb
             if reserved and wanted < reserved + (least := self._least_unreserved(wanted)):
@@ -130,16 +148,18 @@ class Concurrency:
             connection.execute(update(quota_table).where(quota_table.c.namespace == namespace).values(total_mb=wanted))
         return QuotaChange(namespace, epoch)
 
-    def account(self) -> dict[str, Any]:
-        """{"namespaces": […], "total_mb", "reserved_mb", "provisioned_mb", "limits": {…}}: what is used of what there may be."""
+    def account(self, namespace: str = "") -> dict[str, Any]:
+        """{"namespaces": […], "total_mb", "reserved_mb", "provisioned_mb", "limits": {…}}: what is used of what there may be, by all
+        namespaces or by one. Raises NamespaceNotFound."""
         with self._engine.connect() as connection:
-            rows = [self._usage(connection, name) for name in self._namespaces(connection)]
+            if namespace:
+                require_namespace(connection, namespace)
+            rows = [self._usage(connection, name) for name in ([namespace] if namespace else self._namespaces(connection))]
         sums = {key: sum(row[key] for row in rows) for key in ("total_mb", "reserved_mb", "provisioned_mb")}
         return {"namespaces": rows, **sums, "limits": self._limits()}
 
     def _namespaces(self, connection: Connection) -> list[str]:
-        named = connection.execute(select(functions.c.namespace).union(select(quota_table.c.namespace))).scalars()
-        return sorted({DEFAULT_NAMESPACE, *named})
+        return sorted(connection.execute(select(namespaces.c.name)).scalars())
 
     def _usage(self, connection: Connection, namespace: str) -> dict[str, Any]:
         quota = quotas.read(connection, namespace, self._settings)
@@ -160,6 +180,7 @@ class Concurrency:
     def _limits(self) -> dict[str, Any]:
         s = self._settings
         return {
+            "namespaces": s.limit_namespaces,
             "functions": s.limit_functions,
             "timeout": s.limit_timeout_seconds,
             "init_timeout": MAX_INIT_TIMEOUT_SECONDS,

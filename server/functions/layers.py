@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, tuple_, update
 
 from sandbox.settings import Settings
 from server.errors import LimitExceeded
@@ -19,6 +19,7 @@ from server.functions.collection import collect_unused
 from server.functions.handlers import runs_on
 from server.functions.layerchecks import LayerChecks, checked_layer_name, declared_runtime, is_layer_name
 from server.functions.layerrows import LayerVersion, find_version, missing_layer
+from server.functions.model import Function
 from server.functions.namespaces import require_namespace
 from server.store.engine import next_numbers, writing
 from server.store.tables import LAYERS_COUNTER, layers
@@ -89,6 +90,13 @@ class Layers:
         with self._engine.connect() as connection:
             return find_version(connection, namespace, name, version)
 
+    def of_function(self, function: Function) -> Sequence[LayerVersion | None]:
+        """The versions that it has, in its order; None for one that was deleted since."""
+        pairs = [(use.name, use.version) for use in function.layers]
+        wanted = _in_namespace(function.namespace).where(tuple_(table.c.name, table.c.version).in_(pairs))
+        found = {(version.name, version.version): version for version in self._read(wanted)} if pairs else {}
+        return [found.get(pair) for pair in pairs]
+
     def content(self, name: str, version: int, namespace: str = "default") -> bytes:
         """The zip as it was published. Raises LayerNotFound, LayerVersionNotFound."""
         return self._code.read_zip(self.get(name, version, namespace).code)
@@ -111,10 +119,14 @@ class Layers:
         counts = select(table.c.name, func.count().label("versions")).where(table.c.namespace == namespace).group_by(table.c.name)
         versions: dict[str, int] = {row.name: row.versions for row in connection.execute(counts)}
         if versions.get(name, 0) >= (limit := self._settings.limit_layer_versions):
-            raise LimitExceeded(f"layer {name} has {versions[name]} versions, limit {limit}", hint="delete some that nobody uses")
+            raise LimitExceeded(
+                f"layer {name} has {versions[name]} versions, limit {limit}",
+                code="layer_versions_limit",
+                hint="delete some that nobody uses",
+            )
         if name not in versions and len(versions) >= (limit := self._settings.limit_layers):
             hint = "delete one, or raise the setting limit_layers"
-            raise LimitExceeded(f"namespace {namespace} has {len(versions)} layers, limit {limit}", hint=hint)
+            raise LimitExceeded(f"namespace {namespace} has {len(versions)} layers, limit {limit}", code="layers_limit", hint=hint)
 
 
 def _in_namespace(namespace: str) -> Select[Any]:

@@ -55,21 +55,35 @@ class Target:
         """(workers wanted at `now`, when that changes next)."""
         return number_at(self.number, self.actions, since=self.updated_at, now=now)
 
-    def to_json(self, now: float) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "function": self.function,
             "namespace": self.namespace,
             "version": self.version,
             "number": self.number,
-            "number_now": self.at(now)[0],
             "schedule": [action.to_json() for action in self.actions],
             "updated_at": rfc3339(self.updated_at),
         }
+
+    def state(self, row: Mapping[str, Any] | None, now: float) -> dict[str, Any]:
+        """{"allocated", "available", "status": "done"|"in_progress"|"failed", "reason"} from what sandboxd says of it (None: nothing)."""
+        wanted = self.at(now)[0]
+        nothing = {"allocated": wanted, "available": 0, "status": "in_progress" if wanted else "done", "reason": ""}
+        return nothing if row is None else {key: row[key] for key in nothing}
 
     @classmethod
     def from_row(cls, row: RowMapping) -> Target:
         values = {key: value for key, value in row.items() if key != "peak"}
         return cls(actions=tuple(Action.from_json(action) for action in orjson.loads(values.pop("schedule"))), **values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Of what may be provisioned (`limit_mb`), how much is; by the function's reservation or by what functions without one share."""
+
+    used_mb: int
+    limit_mb: int
+    is_reserved: bool
 
 
 class Provisions:
@@ -84,6 +98,18 @@ class Provisions:
         with self._engine.connect() as connection:
             row = connection.execute(select(table).where(table.c.function_id == function.function_id)).mappings().one_or_none()
         return function, Target.from_row(row) if row is not None else None
+
+    def of_function(self, name: str, namespace: str = DEFAULT_NAMESPACE) -> tuple[int, list[Target]]:
+        """How many more workers of `$LATEST`'s memory the quotas have room for, and what is provisioned of its versions, by number.
+
+        Raises FunctionNotFound, NamespaceNotFound.
+        """
+        function = self._get(name, namespace, LATEST)
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(table).where(table.c.family == function.function_id)).mappings()
+            found = sorted((Target.from_row(row) for row in rows), key=lambda target: int(target.version))
+            share = self._share(connection, function.function_id, namespace)
+        return max(0, share.limit_mb - share.used_mb) // function.memory, found
 
     def put(self, name: str, version: str, payload: Any, namespace: str = DEFAULT_NAMESPACE) -> Target:
         """From `{"number", "schedule": [{"name", "number", "cron"}, …]}`, whole.
@@ -129,26 +155,29 @@ class Provisions:
 
     def _check_room(self, connection: Connection, target: Target) -> None:
         """Provisioned workers are for calls, which the quotas have to let in: more would only stand idle."""
-        wanted = target.peak * target.memory_mb
-        reserved = quotas.reserved_mb(connection, target.family)
-        if reserved is not None:
-            total = wanted + quotas.provisioned_mb(connection, table.c.family == target.family)
-            if total > reserved:
-                raise Conflict(
-                    f"{total} MB would be provisioned of function {target.function}, it has reserved {reserved} MB",
-                    code="provisioned_exceeds_reserved",
-                    hint="reserve more first",
-                )
+        share = self._share(connection, target.family, target.namespace)
+        total = share.used_mb + target.peak * target.memory_mb
+        if total <= share.limit_mb:
             return
-        others = ~table.c.family.in_(select(reservations.c.function_id))
-        total = wanted + quotas.provisioned_mb(connection, table.c.namespace == target.namespace, others)
-        available = quotas.read(connection, target.namespace, self._settings).unreserved_mb
-        if total > available:
+        if share.is_reserved:
             raise Conflict(
-                f"{total} MB would be provisioned in namespace {target.namespace}, {available} MB are unreserved",
-                code="provisioned_exceeds_available",
-                hint="provision less, or raise the total",
+                f"{total} MB would be provisioned of function {target.function}, it has reserved {share.limit_mb} MB",
+                code="provisioned_exceeds_reserved",
+                hint="reserve more first",
             )
+        raise Conflict(
+            f"{total} MB would be provisioned in namespace {target.namespace}, {share.limit_mb} MB are unreserved",
+            code="provisioned_exceeds_available",
+            hint="provision less, or raise the total",
+        )
+
+    def _share(self, connection: Connection, family: str, namespace: str) -> _Share:
+        reserved = quotas.reserved_mb(connection, family)
+        if reserved is not None:
+            return _Share(quotas.provisioned_mb(connection, table.c.family == family), reserved, is_reserved=True)
+        others = ~table.c.family.in_(select(reservations.c.function_id))
+        used = quotas.provisioned_mb(connection, table.c.namespace == namespace, others)
+        return _Share(used, quotas.read(connection, namespace, self._settings).unreserved_mb, is_reserved=False)
 
     def _checked(self, payload: Any) -> tuple[int, tuple[Action, ...]]:
         if not isinstance(payload, dict):

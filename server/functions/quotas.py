@@ -113,3 +113,10 @@ def provisioned_mb(connection: Connection, *conditions: ColumnElement[bool]) -> 
     """Memory of the workers that the matching rows of `provisioned` want at most."""
     query = select(func.coalesce(func.sum(provisioned.c.peak * provisioned.c.memory_mb), 0)).where(*conditions)
     return int(connection.execute(query).scalar_one())
+
+
+def provisioned_by_family(connection: Connection, namespace: str) -> dict[str, int]:
+    """The same for each function of a namespace that has any."""
+    total = func.sum(provisioned.c.peak * provisioned.c.memory_mb)
+    query = select(provisioned.c.family, total.label("total")).where(provisioned.c.namespace == namespace).group_by(provisioned.c.family)
+    return {row.family: int(row.total) for row in connection.execute(query)}

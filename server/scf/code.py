@@ -15,24 +15,26 @@ SHOWN_BYTES: Final = 1024 * 1024
 _COS: Final = ("CosBucketName", "CosObjectName", "CosBucketRegion", "TempCosObjectName")
 
 
-def zip_of(parameters: Parameters) -> str:
-    """The base64 of CreateFunction's and UpdateFunctionCode's package: Code.ZipFile, or ZipFile itself as older clients have it.
+def zip_of(parameters: Parameters, name: str = "Code") -> str:
+    """The base64 of a package: Code.ZipFile (a layer's is Content.ZipFile), or ZipFile itself as older clients have it.
 
     Raises ScfError for every other source. Line breaks, as base64(1) makes them, are taken out.
     """
-    code = parameters.object("Code") or Parameters({})
+    code = parameters.object(name) or Parameters({})
     text = code.text("ZipFile") or parameters.text("ZipFile")
     if text:
         return "".join(text.split()) if "\n" in text else text
     if code.object("ImageConfig") is not None:
-        raise ScfError("ResourceNotFound.ImageConfig", "functions from a container image are not supported: upload a zip as Code.ZipFile")
-    if any(place.text(name) for place in (code, parameters) for name in _COS):
-        raise ScfError("ResourceNotFound.Cos", "there are no buckets here to take code from: upload it as Code.ZipFile")
+        raise ScfError(
+            "ResourceNotFound.ImageConfig", f"functions from a container image are not supported: upload a zip as {name}.ZipFile"
+        )
+    if any(place.text(field) for place in (code, parameters) for field in _COS):
+        raise ScfError("ResourceNotFound.Cos", f"there are no buckets here to take code from: upload it as {name}.ZipFile")
     if code.text("DemoId"):
-        raise ScfError("ResourceNotFound.Demo", "there are no demonstration functions here: upload code as Code.ZipFile")
+        raise ScfError("ResourceNotFound.Demo", f"there are no demonstration functions here: upload code as {name}.ZipFile")
     if code.text("GitUrl"):
-        raise ScfError("UnsupportedOperation", "code from a git repository is not supported: upload a zip as Code.ZipFile")
-    raise ScfError("MissingParameter.Code", "the request has no code: upload a zip as Code.ZipFile")
+        raise ScfError("UnsupportedOperation", f"code from a git repository is not supported: upload a zip as {name}.ZipFile")
+    raise ScfError("MissingParameter.Code", f"the request has no code: upload a zip as {name}.ZipFile")
 
 
 def entry_file(store: CodeStore, function: Function) -> str:

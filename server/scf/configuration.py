@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Final
 
+from server.functions.concurrency import Share
+from server.functions.layerrows import LayerVersion
 from server.functions.model import LATEST, Function, LayerUse
 from server.scf.errors import ScfError
 from server.scf.extras import DEFAULTS
@@ -53,19 +57,36 @@ def _layers(parameters: Parameters) -> list[dict[str, Any]]:
     return [{"name": name, "version": version} for name, version in pairs if name]
 
 
-def _layer(use: LayerUse) -> dict[str, Any]:
-    """Model LayerVersionInfo, of what a function keeps of its layers whatever becomes of them."""
+def layer_info(version: LayerVersion) -> dict[str, Any]:
+    """Model LayerVersionInfo."""
+    return {
+        "LayerName": version.name,
+        "LayerVersion": version.version,
+        "CompatibleRuntimes": list(version.runtimes),
+        "Status": STATUS,
+        "Stamp": "default",
+        "AddTime": local_time(version.created_at),
+        "Description": version.description,
+        "LicenseInfo": version.license,
+        "Tags": [],
+    }
+
+
+def _deleted_layer(use: LayerUse) -> dict[str, Any]:
+    """Model LayerVersionInfo, of what a function keeps of a layer whatever becomes of it."""
     known = {"LayerName": use.name, "LayerVersion": use.version, "CompatibleRuntimes": list(use.runtimes)}
-    return {**known, "Status": STATUS, "Stamp": "default", "AddTime": "", "Description": "", "LicenseInfo": "", "Tags": []}
+    return {**known, "Status": "Deleted", "Stamp": "default", "AddTime": "", "Description": "", "LicenseInfo": "", "Tags": []}
 
 
 def function_id(function: Function) -> str:
-    """As SCF's ids look: `lam-` and eight characters."""
-    return f"lam-{function.function_id[:8]}"
+    """As SCF's ids look: `lam-` and eight characters; a version has its function's."""
+    return f"lam-{(function.family or function.function_id)[:8]}"
 
 
-def shown(function: Function, *, qualifier: str = LATEST, code_info: str = "") -> dict[str, Any]:
-    """GetFunction's answer (model GetFunctionResponse)."""
+def shown(
+    function: Function, *, qualifier: str = LATEST, code_info: str = "", layers: Sequence[LayerVersion | None] = ()
+) -> dict[str, Any]:
+    """GetFunction's answer (model GetFunctionResponse). `layers` are the function's own as they are now, in its order."""
     return {
         "Qualifier": qualifier,
         "FunctionVersion": function.version,
@@ -93,7 +114,7 @@ def shown(function: Function, *, qualifier: str = LATEST, code_info: str = "") -
             "PublicNetStatus": _STATUS_OF_NETWORK[function.network],
             "EipConfig": {"EipStatus": "DISABLE", "EipAddress": []},
         },
-        "Layers": [_layer(use) for use in function.layers],
+        "Layers": [_deleted_layer(use) if now is None else layer_info(now) for use, now in zip_longest(function.layers, layers)],
         "Triggers": [],
         "AddTime": local_time(function.created_at),
         "ModTime": local_time(function.updated_at),
@@ -118,7 +139,7 @@ _NOTHING: Final[dict[str, Any]] = {
 }
 
 
-def listed(function: Function) -> dict[str, Any]:
+def listed(function: Function, share: Share) -> dict[str, Any]:
     """ListFunctions' row (model Function)."""
     whole = shown(function)
     own = (
@@ -135,4 +156,7 @@ def listed(function: Function) -> dict[str, Any]:
         "Type",
     )
     more = ("StatusReasons", "AsyncRunEnable", "TraceEnable")
-    return {name: whole[name] for name in (*own, *more)} | {"TotalProvisionedConcurrencyMem": 0, "ReservedConcurrencyMem": None}
+    return {name: whole[name] for name in (*own, *more)} | {
+        "TotalProvisionedConcurrencyMem": share.provisioned_mb,
+        "ReservedConcurrencyMem": share.reserved_mb,
+    }

@@ -1,11 +1,12 @@
 """From our errors to SCF's codes: one table by class, one by `.code`, one by the field that is wrong; the most special one wins.
 
-code of the action's own table ▸ CODES ▸ FIELDS (BadRequest alone) ▸ CLASSES, along the class's ancestors
+the action's own table (code, field, class) ▸ CODES ▸ FIELDS (BadRequest alone) ▸ CLASSES, along the class's ancestors
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,6 +17,7 @@ from server.api.problems import as_api_error
 from server.errors import ApiError, BadRequest, failure_of
 
 _log = logging.getLogger(__name__)
+_PLACE: Final = re.compile(r"\[[0-9]+\]")
 
 
 class ScfError(Exception):
@@ -83,6 +85,27 @@ CODES: Final[Mapping[str, str]] = {
     "layer_version_not_found": "ResourceNotFound.LayerVersion",
     "code_too_large": "InvalidParameterValue.ZipFile",
     "invalid_code": "InvalidParameterValue.ZipFile",
+    "namespace_exists": "ResourceInUse.Namespace",
+    "default_namespace": "FailedOperation.DeleteNamespace",
+    "namespace_not_empty": "FailedOperation.Namespace",
+    "latest_version": "InvalidParameterValue.Qualifier",
+    "version_in_use": "UnsupportedOperation.AliasBind",
+    "alias_exists": "ResourceInUse.Alias",
+    "default_alias": "InvalidParameterValue.Alias",
+    "invalid_routing_key": "InvalidParameterValue.Param",
+    "layer_not_found": "ResourceNotFound.Layer",
+    "layer_version_not_found": "ResourceNotFound.LayerVersion",
+    "layers_limit": "LimitExceeded.Layers",
+    "layer_versions_limit": "LimitExceeded.LayerVersions",
+    "reserved_exceeds_total": "FailedOperation.ReservedExceedTotal",
+    "reserved_concurrency_limit": "LimitExceeded.FunctionReservedConcurrencyMemory",
+    "total_concurrency_limit": "LimitExceeded.TotalConcurrencyMemory",
+    "user_total_concurrency_limit": "LimitExceeded.UserTotalConcurrencyMemory",
+    "provisioned_exceeds_reserved": "FailedOperation.ProvisionedExceedReserved",
+    "provisioned_exceeds_available": "FailedOperation.ProvisionedExceedAvailable",
+    "provisioned_number_limit": "LimitExceeded.FunctionTotalProvisionedConcurrencyNum",
+    "provisioned_actions_limit": "LimitExceeded.ProvisionTriggerAction",
+    "provisioned_latest": "InvalidParameterValue.Qualifier",
 }
 
 FIELDS: Final[Mapping[str, str]] = {
@@ -100,11 +123,23 @@ FIELDS: Final[Mapping[str, str]] = {
     "description": "InvalidParameterValue.Description",
     "code": "InvalidParameterValue.ZipFile",
     "code.zip": "InvalidParameterValue.ZipFileBase64BinasciiError",
+    "routing": "InvalidParameterValue.RoutingConfig",
+    "routing.weights": "InvalidParameterValue.AdditionalVersionWeights",
+    "routing.matches": "InvalidParameterValue.RoutingConfig",
+    "routing.matches.key": "InvalidParameterValue.RoutingConfig",
+    "routing.matches.method": "InvalidParameterValue.RoutingConfig",
+    "routing.matches.expression": "InvalidParameterValue.RoutingConfig",
+    "routing.matches.version": "InvalidParameterValue.RoutingConfig",
+    "runtimes": "InvalidParameterValue.CompatibleRuntimes",
+    "schedule": "InvalidParameterValue.ProvisionTriggerNameDuplicate",
+    "schedule[].name": "InvalidParameterValue.ProvisionTriggerName",
+    "schedule[].number": "InvalidParameterValue.TriggerProvisionedConcurrencyNum",
+    "schedule[].cron": "InvalidParameterValue.TriggerCronConfig",
     "triggers": "UnsupportedOperation.Trigger",
 }
 
-#: By class of error, what one action calls it.
-OwnCodes = Mapping[type[Exception], str]
+#: By class of error, by its `.code` or by the field that is wrong, what one action calls it.
+OwnCodes = Mapping[type[Exception] | str, str]
 NO_CODES: Final[OwnCodes] = {}
 
 
@@ -112,8 +147,8 @@ def scf_error(error: Exception, own: OwnCodes = NO_CODES) -> ScfError:
     """The answer to any exception. What nobody expected is logged, and nothing of it is told."""
     if isinstance(error, ScfError):
         return error
-    if type(error) in own:
-        return ScfError(own[type(error)], _message(error))
+    if called := _own(error, own):
+        return ScfError(called, _message(error))
     if isinstance(error, SandboxError):
         return ScfError(_by_class(error) or "InternalError", _message(error))
     if not isinstance(error, ApiError):
@@ -121,11 +156,21 @@ def scf_error(error: Exception, own: OwnCodes = NO_CODES) -> ScfError:
     return ScfError(_code(error), _message(error))
 
 
+def _own(error: Exception, own: OwnCodes) -> str | None:
+    keys = (getattr(error, "code", ""), _field(error) if isinstance(error, BadRequest) else "", type(error))
+    return next((own[key] for key in keys if key in own), None)
+
+
+def _field(error: BadRequest) -> str:
+    """Without the places in lists: `schedule[].cron`."""
+    return _PLACE.sub("[]", error.field)
+
+
 def _code(error: ApiError) -> str:
     if error.code in CODES:
         return CODES[error.code]
-    if isinstance(error, BadRequest) and error.field in FIELDS:
-        return FIELDS[error.field]
+    if isinstance(error, BadRequest) and _field(error) in FIELDS:
+        return FIELDS[_field(error)]
     return _by_class(error) or STATUSES.get(error.status, "FailedOperation")
 
 

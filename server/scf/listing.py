@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from server.functions.concurrency import Share
 from server.functions.model import Function
 from server.scf.configuration import listed, shown
 from server.scf.errors import ScfError
@@ -14,6 +15,7 @@ DEFAULT_LIMIT: Final = 20
 MAX_LIMIT: Final = 1000
 MAX_FILTERS: Final = 10
 MAX_VALUES: Final = 20
+NO_SHARE: Final = Share()
 
 _KEYS: Final[Mapping[str, Callable[[Function], Any]]] = {
     "AddTime": lambda function: function.created_at,
@@ -28,8 +30,8 @@ _NOWHERE: Final = ("VpcId", "SubnetId", "ClsTopicId", "ClsLogsetId", "CfsId", "C
 
 
 def page(parameters: Parameters) -> tuple[int, int]:
-    """(Offset, Limit). Raises ScfError."""
-    offset, limit = parameters.integer("Offset"), parameters.integer("Limit", DEFAULT_LIMIT)
+    """(Offset, Limit), numbers or, as ListAliases' model has them, strings. Raises ScfError."""
+    offset, limit = parameters.numeral("Offset"), parameters.numeral("Limit", DEFAULT_LIMIT)
     if offset < 0:
         raise ScfError("InvalidParameterValue.Offset", f"Offset: {offset} is negative")
     if not 0 <= limit <= MAX_LIMIT:
@@ -44,8 +46,8 @@ def descending(parameters: Parameters, default: str) -> bool:
     return order.upper() == "DESC"
 
 
-def select(functions: Sequence[Function], parameters: Parameters) -> dict[str, Any]:
-    """ListFunctions' answer. Raises ScfError."""
+def select(functions: Sequence[Function], shares: Mapping[str, Share], parameters: Parameters) -> dict[str, Any]:
+    """ListFunctions' answer. `shares` by function id. Raises ScfError."""
     offset, limit = page(parameters)
     by = parameters.text("Orderby") or parameters.text("OrderBy") or "ModTime"
     if by not in _KEYS:
@@ -59,7 +61,8 @@ def select(functions: Sequence[Function], parameters: Parameters) -> dict[str, A
         if name in function.name.lower() and description in function.description.lower() and all(check(function) for check in wanted)
     ]
     found.sort(key=lambda function: (_KEYS[by](function), function.name), reverse=backwards)
-    return {"TotalCount": len(found), "Functions": [listed(function) for function in found[offset : offset + limit]]}
+    rows = [listed(function, shares.get(function.function_id, NO_SHARE)) for function in found[offset : offset + limit]]
+    return {"TotalCount": len(found), "Functions": rows}
 
 
 def _filters(parameters: Parameters) -> list[Callable[[Function], bool]]:

@@ -8,6 +8,7 @@ looked at, as SCF does. Every reader raises ScfError for what is not of its kind
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -20,6 +21,7 @@ MAX_FLAT: Final = 2000
 MAX_DEPTH: Final = 12
 _TRUE: Final = ("true", "1")
 _FALSE: Final = ("false", "0", "")
+_NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE]-?[0-9]{1,2})?", re.ASCII)
 
 
 class Parameters:
@@ -45,7 +47,7 @@ class Parameters:
     def required(self, name: str) -> str:
         value = self.text(name)
         if not value:
-            raise ScfError("MissingParameter", f"the request is missing the required parameter `{self._path}{name}`")
+            raise self._missing(name)
         return value
 
     def integer(self, name: str, default: int = 0) -> int:
@@ -57,6 +59,26 @@ class Parameters:
             value = int(value) if digits.isdecimal() else value
         if not isinstance(value, int) or isinstance(value, bool):
             raise self._wrong(name, "an integer")
+        return value
+
+    def required_integer(self, name: str) -> int:
+        if name not in self or (self._flat and self._values[name] == ""):
+            raise self._missing(name)
+        return self.integer(name)
+
+    def numeral(self, name: str, default: int = 0) -> int:
+        """A whole number that SCF's model has as a string; one that comes as a number is as good."""
+        return Parameters(self._values, flat=True, path=self._path).integer(name, default)
+
+    def number(self, name: str) -> int | float:
+        """Required."""
+        value = self._values.get(name)
+        if value is None:
+            raise self._missing(name)
+        if isinstance(value, str) and self._flat and _NUMBER.fullmatch(value):
+            value = float(value)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise self._wrong(name, "a number")
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -95,6 +117,9 @@ class Parameters:
         if not isinstance(value, list):
             raise self._wrong(name, "a list")
         return value
+
+    def _missing(self, name: str) -> ScfError:
+        return ScfError("MissingParameter", f"the request is missing the required parameter `{self._path}{name}`")
 
     def _refuse(self, name: str, kind: str) -> bool:
         raise self._wrong(name, kind)

@@ -67,22 +67,23 @@ async def get_function(ask: Ask) -> dict[str, Any]:
     code_info = ""
     if ask.parameters.flag("ShowCode"):
         code_info = await ask.services.lookups.run(entry_file, ask.services.codestore, function)
-    return shown(function, qualifier=ask.parameters.text("Qualifier") or LATEST, code_info=code_info)
+    layers = await ask.services.lookups.run(ask.services.layers.of_function, function)
+    return shown(function, qualifier=ask.parameters.text("Qualifier") or LATEST, code_info=code_info, layers=layers)
 
 
 async def list_functions(ask: Ask) -> dict[str, Any]:
     functions = await _all(ask)
-    return select(functions, ask.parameters)
+    shares = await ask.services.lookups.run(ask.services.concurrency.shares, ask.namespace())
+    return select(functions, shares, ask.parameters)
 
 
 async def delete_function(ask: Ask) -> dict[str, Any]:
+    """All of it, or with Qualifier that version alone; `$LATEST` goes with the whole function only."""
     name, namespace = ask.parameters.required("FunctionName"), ask.namespace()
     if qualifier := ask.parameters.text("Qualifier"):
-        # A version alone is DeleteFunctionVersion's; $LATEST goes with the whole function only.
-        await ask.services.lookups.run(ask.services.functions.get, name, namespace, qualifier)
-        if qualifier != LATEST:
-            raise ScfError("InvalidParameterValue.Qualifier", "one version is deleted with DeleteFunctionVersion")
-    await ask.services.change(partial(ask.services.functions.delete, name, namespace), deleted=True)
+        await ask.services.change(partial(ask.services.versions.delete, name, qualifier, namespace), deleted=True)
+    else:
+        await ask.services.change(partial(ask.services.functions.delete, name, namespace), deleted=True)
     return NOTHING
 
 
@@ -106,7 +107,7 @@ async def copy(ask: Ask) -> dict[str, Any]:
 
 async def get_function_address(ask: Ask) -> dict[str, Any]:
     function = await _found(ask)
-    return {"Url": code_url(ask.services.vault, ask.base_url, function), "CodeSha256": function.code}
+    return {"Url": code_url(ask.services.vault, ask.base_url, function.code), "CodeSha256": function.code}
 
 
 async def _default_runtime(ask: Ask) -> str:

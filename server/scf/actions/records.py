@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from server.api.problems import dump
-from server.errors import FunctionNotFound
+from server.errors import NotFound
 from server.scf.actions.model import Action, Ask
 from server.scf.errors import ScfError
 from server.scf.listing import descending
@@ -136,10 +136,10 @@ async def _check_exists(ask: Ask, name: str) -> None:
 
 
 async def _memory(ask: Ask) -> int:
-    """The function's limit now: records do not keep it. 0 where the function has gone."""
+    """The function's limit now: records do not keep it. 0 where the function has gone, or its namespace."""
     try:
         function = await ask.services.lookups.run(ask.services.functions.get, ask.parameters.text("FunctionName"), ask.namespace())
-    except FunctionNotFound:
+    except NotFound:
         return 0
     return function.memory
 
