@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from server.scf.actions import aliases, functions, invocations, layers, namespaces, records, versions
+from server.scf.actions import aliases, concurrency, functions, invocations, layers, namespaces, records, versions
 from server.scf.actions.model import Action, Ask
 from server.scf.errors import ScfError
 
@@ -17,6 +17,7 @@ _MODULES: Final[tuple[Mapping[str, Action], ...]] = (
     versions.ACTIONS,
     aliases.ACTIONS,
     layers.ACTIONS,
+    concurrency.ACTIONS,
     namespaces.ACTIONS,
 )
 
