@@ -10,7 +10,8 @@ from sandbox.settings import Settings
 from server.errors import BadRequest
 from server.functions.checks import shown
 from server.triggers import cron
-from server.triggers.model import Kind
+from server.triggers.http import HttpKind
+from server.triggers.model import Kind, Trigger
 
 TIMER: Final = "timer"
 #: SCF's CustomArgument, bytes of UTF-8.
@@ -21,6 +22,7 @@ class TimerKind:
     """config: {"cron": SCF's expression, "argument": text for the event's Message, "zone": a time zone, null for the setting's}."""
 
     name = TIMER
+    one_per_qualifier = False
 
     def __init__(self, settings: Settings) -> None:
         self._zone = settings.timer_zone
@@ -51,10 +53,13 @@ class TimerKind:
     def next_at(self, config: Mapping[str, Any], after: float) -> float | None:
         return cron.parse(config["cron"]).next_tick(after, self.zone(config))
 
+    def shown(self, trigger: Trigger) -> dict[str, Any]:
+        return trigger.config
+
     def zone(self, config: Mapping[str, Any]) -> ZoneInfo:
         return ZoneInfo(config.get("zone") or self._zone)
 
 
 def kinds(settings: Settings) -> dict[str, Kind]:
-    known: list[Kind] = [TimerKind(settings)]
+    known: list[Kind] = [TimerKind(settings), HttpKind(settings)]
     return {kind.name: kind for kind in known}

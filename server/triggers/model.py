@@ -52,6 +52,8 @@ class Kind(Protocol):
     """One type of trigger. A branch that adds one adds an instance to `kinds.kinds`."""
 
     name: str
+    #: Whether a function's version or alias has at most one of it.
+    one_per_qualifier: bool
 
     def limit(self, settings: Settings) -> int:
         """How many of it a function may have."""
@@ -61,3 +63,6 @@ class Kind(Protocol):
 
     def next_at(self, config: Mapping[str, Any], after: float) -> float | None:
         """When it fires first after a moment; None for a type that something else makes fire."""
+
+    def shown(self, trigger: Trigger) -> dict[str, Any]:
+        """Its configuration as clients see it: with what is not stored but follows from it."""
