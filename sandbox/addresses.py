@@ -1,13 +1,16 @@
-"""IPv4 ranges, destinations, resolvers and hosts as settings spell them. Pure parsing: ValueError says what is wrong with the text."""
+"""Ranges, destinations, resolvers, proxies, hosts and URLs as settings spell them. Pure parsing: ValueError says what is wrong with it."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Final
 
 #: What one bridge needs, see network/layout.py.
 SMALLEST_RANGE_BITS: Final = 22
+_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", re.ASCII)
+_DOMAIN = re.compile(r"(?=.{1,200}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +57,22 @@ def parse_bucket_hosts(text: str) -> dict[str, str]:
             raise ValueError(f"{word!r} is not host=bucket")
         found[host.lower()] = bucket
     return found
+
+
+def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """A list of addresses and networks of either kind, separated by commas or blanks."""
+    return tuple(ip_network(word) for word in text.replace(",", " ").split())
+
+
+def parse_url(text: str) -> str:
+    """The address of a server, perhaps with a path; the empty text is none."""
+    if text and _URL.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is no address of a server, as https://functions.example.org")
+    return text
+
+
+def parse_domain(text: str) -> str:
+    """A domain's name in lower case, without a port; the empty text is none."""
+    if text and _DOMAIN.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is no domain in lower case, as fn.example.org")
+    return text

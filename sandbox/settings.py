@@ -12,6 +12,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, get_type_hints
 from zoneinfo import ZoneInfo
@@ -92,6 +93,13 @@ class Settings:
     limit_processes: int = _setting(1024, "processes and threads of a sandbox", low=8)
     limit_triggers_at_creation: int = _setting(1, "triggers given with a function's creation", low=0)
     limit_timers: int = _setting(2, "timers of a function", low=0)
+    limit_http_triggers: int = _setting(10, "HTTP triggers of a function", low=0)
+    limit_http_header_bytes: int = _setting(
+        16 * 1024,
+        "headers of a request to an HTTP trigger, and of the function's response, names and values, bytes",
+        low=1024,
+        high=60 * 1024,
+    )
     limit_object_triggers: int = _setting(2, "object triggers of a function", low=0)
     limit_queued_events: int = _setting(100_000, "events that wait or run; one more is refused with 503", low=1)
     limit_event_delay_seconds: int = _setting(604_800, "longest delay of an event", low=0)
@@ -136,6 +144,17 @@ class Settings:
     )
     nat_dns: str = _setting("", "resolvers of the functions, up to three addresses; empty: the host's", parse=addresses.parse_addresses)
 
+    public_url: str = _setting(
+        "", "where HTTP triggers are reached, as https://functions.example.org; empty: the API's own address", parse=addresses.parse_url
+    )
+    http_domain: str = _setting(
+        "", "domain whose subdomains are HTTP triggers, <url-id>.<domain>; empty: URLs are paths only", parse=addresses.parse_domain
+    )
+    trusted_proxies: str = _setting(
+        "", "addresses or networks whose X-Forwarded-… headers are believed, comma-separated", parse=addresses.parse_networks
+    )
+    http_error_details: bool = _setting(False, "show an HTTP trigger's clients why its function failed, stack trace included")
+
     event_retry_seconds: float = _setting(60.0, "time between two attempts of an event", low=0.01)
     event_retries: int = _setting(2, "further attempts after an error of the function, where its event settings name none", low=0, high=2)
     event_ttl_seconds: int = _setting(21_600, "longest wait of an event, where its function's event settings name none", low=1, high=21_600)
@@ -159,6 +178,11 @@ class Settings:
     def instance(self) -> str:
         """Eight hex digits from the state directory's real path: the mark in every name we leave on the host."""
         return hashlib.sha256(os.path.realpath(self.home).encode()).hexdigest()[:8]
+
+    @property
+    def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Of `trusted_proxies`."""
+        return addresses.parse_networks(self.trusted_proxies)
 
     @property
     def images_dir(self) -> Path:

@@ -21,9 +21,11 @@ from server.api.deferred import Deferred, Receive
 from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.request import Request
+from server.api.response import Response
 from server.api.routes import routes
 from server.api.services import Runtime, Services
 from server.api.threads import Tasks, Threads
+from server.api.urls import UrlCache
 from server.events.configs import EventConfigs
 from server.events.deadletters import DeadLetters
 from server.events.front import EventFront
@@ -38,6 +40,8 @@ from server.functions.reconciler import Reconciler
 from server.functions.runnable import Runnables
 from server.functions.service import Functions
 from server.functions.versions import Versions
+from server.httptriggers.hosts import Hosts
+from server.httptriggers.resource import HttpTriggers
 from server.keys.credentials import Credentials
 from server.keys.nonces import Nonces
 from server.keys.service import Keys
@@ -46,6 +50,7 @@ from server.records.process import WriterProcess
 from server.records.recorder import Recorder
 from server.scf.routes import routes as scf_routes
 from server.store.engine import open_database
+from server.triggers.http import URL_PREFIX
 from server.triggers.service import Triggers
 
 LOOKUP_THREADS: Final = 8
@@ -57,16 +62,18 @@ GC_THRESHOLD: Final = (20_000, 20, 50)
 Send = Callable[[Any], Awaitable[None]]
 
 
-class App(falcon.asgi.App[Request, falcon.asgi.Response]):
+class App(falcon.asgi.App[Request, Response]):
     """Falcon's app; `services` is what it serves with, `busy` how many requests and calls have not ended."""
 
     def __init__(self, services: Services, auth: Auth) -> None:
-        super().__init__(request_type=Request, middleware=[auth, Lifespan(services)])
+        super().__init__(request_type=Request, response_type=Response, middleware=[auth, Lifespan(services)])
         self.services = services
         self._requests = 0
         problems.install(self)
         for path, resource in (routes(services) | scf_routes(services)).items():
             self.add_route(path, resource)
+        self.add_sink(HttpTriggers(services, auth).on_request, URL_PREFIX)
+        self._hosts = Hosts(services.settings.http_domain) if services.settings.http_domain else None
 
     @property
     def busy(self) -> int:
@@ -77,6 +84,8 @@ class App(falcon.asgi.App[Request, falcon.asgi.Response]):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        if self._hosts is not None:
+            scope = self._hosts.resolved(scope)
         self._requests += 1
         try:
             await super().__call__(scope, Deferred(receive), send)
@@ -94,7 +103,7 @@ class Lifespan:
         services = self._services
         services.recorder.start()
         services.events.start()
-        services.client.on_change = services.cache.forget
+        services.client.on_change = services.forget
         await services.client.start()
         services.reconciler.start()
         # What is there now stays: collections look only at what comes and goes with requests, which leave few cycles behind.
@@ -182,6 +191,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         configs=configs,
         letters=DeadLetters(engine, settings, queue),
         triggers=triggers,
+        urls=UrlCache(triggers.by_id, lookups),
         lookups=lookups,
         uploads=Threads("upload", UPLOAD_THREADS),
         changes=Tasks(),

@@ -1,5 +1,5 @@
-"""The bearer credential: every path needs it but those that say how the service is, and those of SCF's own interfaces,
-where each request is signed.
+"""The bearer credential: every path needs it but those that say how the service is, those of SCF's own interfaces, where each request is
+signed, and the URLs of HTTP triggers, each of which says for itself what it needs.
 
 The API cannot read the credential's file, which is root's alone: `hearth up` hands it the SHA-256 in HEARTH_TOKEN_SHA256.
 """
@@ -18,6 +18,7 @@ from sandbox.errors import ConfigError
 from sandbox.settings import Settings
 from server.api.request import Request
 from server.errors import Unauthorized
+from server.triggers.http import URL_PREFIX
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 #: SCF's interfaces: every request there is signed, and `server.scf` checks it.
@@ -53,8 +54,11 @@ class Auth:
         self._valid: bytes | None = None  # the last header that was; most clients send the same one each time
 
     async def process_request(self, req: Request, resp: falcon.asgi.Response) -> None:
-        if req.path in _NOT_OURS:
-            return
+        if req.path not in _NOT_OURS and not req.path.startswith(URL_PREFIX):
+            self.check(req)
+
+    def check(self, req: Request) -> None:
+        """Raises Unauthorized."""
         header = req.raw_header(b"authorization")
         if header is None:
             raise Unauthorized("no credential was given", hint=HINT)

@@ -57,6 +57,8 @@ class Call:
     known: Known
     qualifier: str = LATEST
     routing_key: RoutingKey = field(default_factory=no_key)
+    #: The trigger's name; empty for a client's own.
+    trigger: str = ""
     created_at: float = field(default_factory=time.time)
     reply: Reply | None = None
     refusal: SandboxError | ApiError | None = None
@@ -177,7 +179,8 @@ class Calls:
             run_seconds=reply.run_ms / 1000 if reply else None,
             cold_start_seconds=reply.start_ms / 1000 if reply and reply.start == "cold" else None,
         )
-        self._recorder.put_outcome(outcome_of(call, status, CLIENT_GONE if gone else status))
+        outcome = outcome_of(call, status, CLIENT_GONE if gone else status)
+        self._recorder.put_outcome(outcome._replace(trigger=call.trigger) if call.trigger else outcome)
 
 
 def billed_ms(reply: Reply) -> int:

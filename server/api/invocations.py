@@ -133,7 +133,7 @@ class FunctionInvocations:
         reply = call.reply
         if reply is None:
             self._calls.finish(call)
-            await answer(req, resp, _refusal(call))
+            await answer(req, resp, refusal_of(call))
             return
         slow = reply.start_ms + reply.run_ms > LOOK_AFTER_MS
         self._calls.finish_soon(call, gone=slow and await req.has_left())
@@ -218,7 +218,7 @@ def _option(req: Request, name: str) -> str | None:
     return next((value for value in found if value is not None), None)
 
 
-def _refusal(call: Call) -> ApiError:
+def refusal_of(call: Call) -> ApiError:
     refusal = call.refusal
     if isinstance(refusal, SandboxError):
         return from_runtime(refusal)
@@ -234,13 +234,16 @@ def _write(resp: falcon.asgi.Response, call: Call, reply: Reply) -> None:
         status = failure.scf
         resp.status = failure.http
         resp.data = dump(error_body(error, call.request_id))
-    resp.set_headers(
-        (
-            ("X-Scf-Request-Id", call.request_id),
-            ("X-Scf-Status", str(status)),
-            ("X-Scf-Start", reply.start),
-            ("X-Scf-Duration-Ms", f"{reply.run_ms:.3f}"),
-            ("X-Scf-Billed-Ms", str(billed_ms(reply))),
-            ("X-Scf-Memory-Bytes", str(reply.memory_bytes)),
-        )
+    resp.set_headers(reply_headers(call, reply, status))
+
+
+def reply_headers(call: Call, reply: Reply, status: int) -> tuple[tuple[str, str], ...]:
+    """What a call that ran is told by; `status` is SCF's."""
+    return (
+        ("X-Scf-Request-Id", call.request_id),
+        ("X-Scf-Status", str(status)),
+        ("X-Scf-Start", reply.start),
+        ("X-Scf-Duration-Ms", f"{reply.run_ms:.3f}"),
+        ("X-Scf-Billed-Ms", str(billed_ms(reply))),
+        ("X-Scf-Memory-Bytes", str(reply.memory_bytes)),
     )

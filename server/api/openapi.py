@@ -109,7 +109,8 @@ def document(routes: Mapping[str, object], settings: Settings) -> dict[str, Any]
         "info": {
             "title": "Hearth",
             "version": _version(),
-            "description": "Runs functions in sandboxes of its own making. Memory and tmp in MB, timeout in seconds, times RFC 3339 UTC.",
+            "description": "Runs functions in sandboxes of its own making. Memory and tmp in MB, timeout in seconds, times RFC 3339 UTC. "
+            "Below /_/{url-id}/ are the URLs of HTTP triggers: any method, any path, and each is what its function makes of it.",
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sandbox.errors import SandboxError
 from server.api.request import ClientGone, Request
+from server.api.response import Response
 from server.errors import ApiError, BadRequest, NotFound, Unauthorized, from_runtime
 
 PROBLEM_JSON: Final = "application/problem+json"
@@ -32,7 +33,7 @@ def dump(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":")).encode()
 
 
-def install(app: falcon.asgi.App[Request, falcon.asgi.Response]) -> None:
+def install(app: falcon.asgi.App[Request, Response]) -> None:
     """Make `app` answer every exception with a problem document."""
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _of_falcon)

@@ -208,7 +208,7 @@ def _schedule(settings: Settings) -> Schema:
 
 
 TRIGGER_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_.-]{0,99}$"}
-#: A timer's; other types of triggers have configurations of their own.
+#: A timer's, as an example: other types of triggers have configurations of their own (docs/http-triggers.md).
 TIMER: Final[Schema] = {
     "type": "object",
     "properties": {

@@ -19,6 +19,8 @@ from server.api.calls import Calls, Running
 from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
+from server.api.urls import UrlCache
+from server.events import wake
 from server.events.configs import EventConfigs
 from server.events.deadletters import DeadLetters
 from server.events.front import EventFront
@@ -38,6 +40,8 @@ from server.keys.nonces import Nonces
 from server.keys.service import Keys
 from server.keys.vault import Vault
 from server.records.recorder import Recorder
+from server.triggers.http import HTTP
+from server.triggers.model import Trigger
 from server.triggers.service import Triggers
 
 RETIRE_SECONDS: Final = 2.0
@@ -97,6 +101,7 @@ class Services:
     configs: EventConfigs
     letters: DeadLetters
     triggers: Triggers
+    urls: UrlCache
     lookups: Threads
     uploads: Threads
     changes: Tasks
@@ -121,6 +126,24 @@ class Services:
         await self._tell_of(function, self.client.announce(function.function_id))
         return alias
 
+    async def change_trigger(self, blocking: Callable[[], Trigger]) -> Trigger:
+        """A trigger made, changed or removed: every process's URLs know it when this returns, and dispatchers look at their timers."""
+        return await self.changes.finish(self._change_trigger(blocking))
+
+    async def _change_trigger(self, blocking: Callable[[], Trigger]) -> Trigger:
+        trigger = await self.lookups.run(blocking)
+        if trigger.type == HTTP:
+            self.forget(trigger.function_id)
+            await self._tell(self.client.announce(trigger.function_id))
+        else:
+            await self.lookups.run(self.events.tell_dispatchers, wake.TIMERS)
+        return trigger
+
+    def forget(self, function_id: str | None) -> None:
+        """A function, or something of it, has changed (None: any may have): it is looked up again."""
+        self.cache.forget(function_id)
+        self.urls.forget(function_id)
+
     async def copy(self, name: str, new_name: str, namespace: str, **options: Any) -> Function:
         """`Functions.copy`, and the function that was overwritten is retired."""
         return await self.changes.finish(self._copy(partial(self.functions.copy, name, new_name, namespace, **options)))
@@ -133,7 +156,7 @@ class Services:
 
     async def _tell_of(self, function: Function, telling: Coroutine[Any, Any, None]) -> None:
         """After the commit: who is told to look again must find the new one."""
-        self.cache.forget(function.function_id)
+        self.forget(function.function_id)
         await self._tell(telling)
 
     async def _tell(self, telling: Coroutine[Any, Any, None]) -> None:

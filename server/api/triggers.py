@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import falcon.asgi
@@ -12,7 +13,6 @@ from server.api.parameters import namespace, parsed, whole
 from server.api.request import Request
 from server.api.schemas import listing
 from server.api.services import Services
-from server.events import wake
 
 TAG: Final = "triggers"
 
@@ -44,7 +44,7 @@ class FunctionTriggers:
             201: Answer("It", "Trigger", headers={"Location": "its path"}),
             400: _BAD,
             404: problem("No such function"),
-            409: problem("There is one of that name, or too many of that type"),
+            409: problem("There is one of that name, too many of that type, or an HTTP one of that qualifier"),
             413: _BIG,
         },
         parameters=(NAMESPACE,),
@@ -53,8 +53,7 @@ class FunctionTriggers:
     async def on_post(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
         services = self._services
         given = parsed(whole(await req.body(JSON_SPARE_BYTES), JSON_SPARE_BYTES, "the body"))
-        trigger = await services.changes.finish(services.lookups.run(services.triggers.create, name, given, namespace(req)))
-        await services.lookups.run(services.events.tell_dispatchers, wake.TIMERS)
+        trigger = await services.change_trigger(partial(services.triggers.create, name, given, namespace(req)))
         send(resp, trigger.to_json(), 201)
         resp.set_header("Location", f"/v1/functions/{name}/triggers/{trigger.name}")
 
@@ -73,18 +72,23 @@ class FunctionTrigger:
     @operation(
         "Change a trigger: what is named of config (whole), qualifier, enabled, description",
         TAG,
-        {200: Answer("It", "Trigger"), 400: _BAD, 404: _MISSING, 413: _BIG},
+        {
+            200: Answer("It", "Trigger"),
+            400: _BAD,
+            404: _MISSING,
+            409: problem("There is an HTTP trigger of that qualifier"),
+            413: _BIG,
+        },
         parameters=(NAMESPACE,),
         bodies={"application/json": "TriggerChange"},
     )
     async def on_patch(self, req: Request, resp: falcon.asgi.Response, name: str, trigger: str) -> None:
         services = self._services
         changes = parsed(whole(await req.body(JSON_SPARE_BYTES), JSON_SPARE_BYTES, "the body"))
-        changed = await services.changes.finish(services.lookups.run(services.triggers.change, name, trigger, changes, namespace(req)))
-        await services.lookups.run(services.events.tell_dispatchers, wake.TIMERS)
+        changed = await services.change_trigger(partial(services.triggers.change, name, trigger, changes, namespace(req)))
         send(resp, changed.to_json())
 
     @operation("Remove a trigger; events it has made still run", TAG, {204: Answer("It is gone"), 404: _MISSING}, parameters=(NAMESPACE,))
     async def on_delete(self, req: Request, resp: falcon.asgi.Response, name: str, trigger: str) -> None:
-        await self._services.changes.finish(self._services.lookups.run(self._services.triggers.delete, name, trigger, namespace(req)))
+        await self._services.change_trigger(partial(self._services.triggers.delete, name, trigger, namespace(req)))
         resp.status = 204

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import quote
 
 import click
@@ -12,14 +13,26 @@ from server.cli.client import function_path, open_api
 from server.cli.failure import WrongRequest
 from server.cli.output import Column, as_json, print_json, print_table
 
+HTTP: Final = "http"
+AUTH_TYPES: Final = ("NONE", "CAM", "BEARER")
 TRIGGERS: list[Column] = [
     ("NAME", lambda row: row["name"]),
     ("TYPE", lambda row: row.get("type")),
     ("ENABLED", lambda row: row.get("enabled")),
     ("QUALIFIER", lambda row: row.get("qualifier")),
     ("NEXT", lambda row: row.get("next_at")),
-    ("CONFIG", lambda row: {key: value for key, value in row.get("config", {}).items() if value not in (None, "")}),
+    ("URL", lambda row: url_of(row)),
+    (
+        "CONFIG",
+        lambda row: {key: value for key, value in row.get("config", {}).items() if value not in (None, "", {}) and key != "NetConfig"},
+    ),
 ]
+
+
+def url_of(row: Mapping[str, Any]) -> str | None:
+    """An HTTP trigger's."""
+    net = row.get("config", {}).get("NetConfig") or {}
+    return net.get("ExtranetUrl") or net.get("IntranetUrl")
 
 
 @click.group(short_help="What makes a function's events by itself.")
@@ -33,15 +46,18 @@ def trigger() -> None:
 @click.option("--cron", metavar="EXPRESSION", help="A timer: second minute hour day month week year.")
 @click.option("--argument", metavar="TEXT", help="The Message in a timer's event.")
 @click.option("--zone", help="A timer's time zone.  [default: the setting timer_zone]")
-@click.option("--type", "kind", help="Another type than timer; then --config gives the rest.")
-@click.option("--config", metavar="JSON", help="The configuration of a trigger of that type.")
+@click.option("--type", "kind", help="Another type than timer, as http; then --config gives the rest.")
+@click.option("--config", metavar="JSON", help="The configuration of a trigger of that type.  [http: {}]")
+@click.option(
+    "--auth", type=click.Choice(AUTH_TYPES, case_sensitive=False), help="Who may use an HTTP trigger's URL.  [default: NONE, anybody]"
+)
 @click.option("--qualifier", help="Version or alias.  [default: $LATEST]")
 @click.option("--description")
 @click.option("--disabled", is_flag=True, help="Make it, and let it rest.")
 @as_json
 @click.pass_context
 def add(context: click.Context, /, function: str, name: str, disabled: bool, json_output: bool, **options: Any) -> None:
-    """Give FUNCTION the trigger NAME, for example: hearth trigger add hello tick --cron '0 */5 * * * * *'"""
+    """Give FUNCTION the trigger NAME: a timer with --cron '0 */5 * * * * *', a URL with --type http."""
     kind, config = _configuration(options)
     body = {"name": name, "type": kind, "config": config, "enabled": not disabled}
     body |= {key: options[key] for key in ("qualifier", "description") if options[key] is not None}
@@ -50,20 +66,38 @@ def add(context: click.Context, /, function: str, name: str, disabled: bool, jso
         print_json(made)
     else:
         click.echo(f"added {name} to {function}" + (f", next at {made['next_at']}" if made.get("next_at") else ""))
+        if url := url_of(made):
+            click.echo(url)
 
 
 def _configuration(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     timer = {key: options[key] for key in ("cron", "argument", "zone") if options[key] is not None}
+    if options["kind"] == HTTP and not timer:
+        return HTTP, _http(options["config"], options["auth"])
+    if options["auth"] is not None:
+        raise WrongRequest("--auth belongs to --type http")
     if options["kind"] is None and options["config"] is None:
         if "cron" not in timer:
             raise WrongRequest("a trigger needs --cron, or --type and --config")
         return "timer", timer
     if timer or options["kind"] is None or options["config"] is None:
         raise WrongRequest("--type and --config belong together, without a timer's options")
+    return options["kind"], _json(options["config"])
+
+
+def _http(text: str | None, auth: str | None) -> dict[str, Any]:
+    config = _json(text) if text is not None else {}
+    return config | {"AuthType": auth} if auth is not None else config
+
+
+def _json(text: str) -> dict[str, Any]:
     try:
-        return options["kind"], json.loads(options["config"])
+        config = json.loads(text)
     except ValueError as error:
         raise WrongRequest(f"--config is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise WrongRequest("--config is not a JSON object")
+    return config
 
 
 @trigger.command(short_help="List a function's triggers.")

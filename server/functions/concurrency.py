@@ -188,6 +188,7 @@ class Concurrency:
             "concurrency": s.limit_concurrency,
             "timers": s.limit_timers,
             "object_triggers": s.limit_object_triggers,
+            "http_triggers": s.limit_http_triggers,
             "total_mb": s.limit_total_mb,
             "unreserved_percent": s.unreserved_percent,
             "provisioned": s.limit_provisioned,

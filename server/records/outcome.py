@@ -42,6 +42,7 @@ class Outcome(NamedTuple):
     sandbox: str = ""
     runtime: str = ""
     log: bytes = b""
+    trigger: str = ""
 
     def to_record(self) -> dict[str, Any]:
         """The record (`model.InvocationRecord`) without keys that mostly have their default.
@@ -57,6 +58,8 @@ class Outcome(NamedTuple):
         }
         if self.qualifier != LATEST or self.version != LATEST:
             record |= {"qualifier": self.qualifier, "version": self.version}
+        if self.trigger:
+            record["trigger"] = self.trigger
         if self.status != SUCCESS or self.error is not None:
             record |= {"status": self.status, "state": "succeeded" if self.error is None else "failed", "error": self.error}
         return record if self.start is None else self._ran(record)

@@ -81,8 +81,6 @@ CODES: Final[Mapping[str, str]] = {
     "environment_too_large": "InvalidParameterValue.EnvironmentExceededLimit",
     "environment_reserved": "InvalidParameterValue.EnvironmentSystemProtect",
     # A function that is to have them is refused for a field of its own.
-    "layer_not_found": "ResourceNotFound.Layer",
-    "layer_version_not_found": "ResourceNotFound.LayerVersion",
     "code_too_large": "InvalidParameterValue.ZipFile",
     "invalid_code": "InvalidParameterValue.ZipFile",
     "namespace_exists": "ResourceInUse.Namespace",

@@ -14,6 +14,7 @@ from server.functions.checks import shown
 from server.store.engine import next_numbers
 from server.store.tables import FUNCTIONS_COUNTER, triggers
 from server.triggers import cron
+from server.triggers.http import HttpKind
 from server.triggers.model import Kind, Trigger
 from server.triggers.objects import ObjectRule, conflicts, parse_bucket, parse_rule
 
@@ -27,6 +28,7 @@ class TimerKind:
     """config: {"cron": SCF's expression, "argument": text for the event's Message, "zone": a time zone, null for the setting's}."""
 
     name = TIMER
+    one_per_qualifier = False
 
     def __init__(self, settings: Settings) -> None:
         self._zone = settings.timer_zone
@@ -60,6 +62,9 @@ class TimerKind:
     def admit(self, connection: Connection, config: Mapping[str, Any], trigger_id: str) -> None:
         return
 
+    def shown(self, trigger: Trigger) -> dict[str, Any]:
+        return trigger.config
+
     def zone(self, config: Mapping[str, Any]) -> ZoneInfo:
         return ZoneInfo(config.get("zone") or self._zone)
 
@@ -68,6 +73,7 @@ class ObjectKind:
     """config: {"bucket": its whole name (name-appid), "event": "cos:ObjectCreated:*", "filter": {"Prefix", "Suffix"}}."""
 
     name = OBJECT
+    one_per_qualifier = False
 
     def limit(self, settings: Settings) -> int:
         return settings.limit_object_triggers
@@ -99,7 +105,10 @@ class ObjectKind:
                     code="cos_notify_rule_conflict",
                 )
 
+    def shown(self, trigger: Trigger) -> dict[str, Any]:
+        return trigger.config
+
 
 def kinds(settings: Settings) -> dict[str, Kind]:
-    known: list[Kind] = [TimerKind(settings), ObjectKind()]
+    known: list[Kind] = [TimerKind(settings), ObjectKind(), HttpKind(settings)]
     return {kind.name: kind for kind in known}

@@ -52,6 +52,8 @@ class Kind(Protocol):
     """One type of trigger. A branch that adds one adds an instance to `kinds.kinds`."""
 
     name: str
+    #: Whether a function's version or alias has at most one of it.
+    one_per_qualifier: bool
 
     def limit(self, settings: Settings) -> int:
         """How many of it a function may have."""
@@ -64,3 +66,6 @@ class Kind(Protocol):
 
     def admit(self, connection: Connection, config: Mapping[str, Any], trigger_id: str) -> None:
         """Raises Conflict where another trigger than `trigger_id` rules it out. In the transaction that stores it."""
+
+    def shown(self, trigger: Trigger) -> dict[str, Any]:
+        """Its configuration as clients see it: with what is not stored but follows from it."""

@@ -55,7 +55,7 @@ class Triggers:
         owner = self._find(function, namespace)
         with writing(self._engine) as connection:
             next_numbers(connection, FUNCTIONS_COUNTER)  # one at a time, or two could pass the limit together
-            return self.attach(connection, owner, [draft])[0]
+            return self._shown(self.attach(connection, owner, [draft])[0])
 
     def drafts(self, payloads: Any) -> list[Draft]:
         """The `triggers` of a function's creation. Raises BadRequest, LimitExceeded."""
@@ -93,15 +93,24 @@ class Triggers:
         """Raises FunctionNotFound, NotFound."""
         owner = self._find(function, namespace)
         with self._engine.connect() as connection:
-            return _one(connection, owner, name)
+            return self._shown(_one(connection, owner, name))
+
+    def by_id(self, trigger_id: str) -> Trigger | None:
+        """A trigger as it is stored; None where there is none of that id."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(table).where(table.c.trigger_id == trigger_id)).mappings().one_or_none()
+        return None if row is None else Trigger.from_row(row)
 
     def change(self, function: str, name: str, changes: Any, namespace: str = "default") -> Trigger:
-        """Change what is named: config, qualifier, enabled, description. Raises BadRequest, FunctionNotFound, NotFound."""
+        """Change what is named: config, qualifier, enabled, description. Raises BadRequest, Conflict, FunctionNotFound, NotFound."""
         owner = self._find(function, namespace)
         given = _fields(changes, CHANGEABLE)
         with writing(self._engine) as connection:
+            next_numbers(connection, FUNCTIONS_COUNTER)  # one at a time, or two could take the same qualifier together
             current = _one(connection, owner, name)
             draft = self._checked({"name": name, "type": current.type, **{key: getattr(current, key) for key in CHANGEABLE}, **given})
+            if draft.qualifier != current.qualifier:
+                self._check_qualifier(draft, connection.execute(_of(owner)).all())
             now = self._clock()
             changed = replace(
                 current,
@@ -115,7 +124,7 @@ class Triggers:
                 changed = replace(changed, next_at=self._next(draft, now))
             self._kinds[draft.type].admit(connection, draft.config, current.trigger_id)
             connection.execute(update(table).where(table.c.trigger_id == current.trigger_id).values(changed.to_row()))
-        return changed
+        return self._shown(changed)
 
     def delete(self, function: str, name: str, namespace: str = "default") -> Trigger:
         """Raises FunctionNotFound, NotFound."""
@@ -175,20 +184,31 @@ class Triggers:
         return self._kinds[draft.type].next_at(draft.config, now) if draft.enabled else None
 
     def _check_room(self, connection: Connection, owner: Function, draft: Draft) -> None:
-        mine = select(table.c.name, table.c.type).where(table.c.function_id == owner.function_id)
-        rows = connection.execute(mine).all()
+        rows = connection.execute(_of(owner)).all()
         if any(row.name == draft.name for row in rows):
             raise _exists(owner, draft)
         limit = self._kinds[draft.type].limit(self._settings)
         if sum(row.type == draft.type for row in rows) >= limit:
             raise LimitExceeded(f"function {owner.name} has {limit} triggers of type {draft.type}, the limit", hint="delete one")
+        self._check_qualifier(draft, rows)
+
+    def _check_qualifier(self, draft: Draft, rows: Sequence[Any]) -> None:
+        if not self._kinds[draft.type].one_per_qualifier:
+            return
+        taken = [row.name for row in rows if (row.type, row.qualifier) == (draft.type, draft.qualifier) and row.name != draft.name]
+        if taken:
+            detail = f"{draft.qualifier} has a trigger of type {draft.type} already, {taken[0]}"
+            raise Conflict(detail, code="trigger_exists", hint="change that one, or name another qualifier")
+
+    def _shown(self, trigger: Trigger) -> Trigger:
+        return replace(trigger, config=self._kinds[trigger.type].shown(trigger))
 
     def list(self, function: str, namespace: str = "default") -> list[Trigger]:
         """A function's, by name. Raises FunctionNotFound."""
         owner = self._find(function, namespace)
         query = select(table).where(table.c.function_id == owner.function_id).order_by(table.c.name)
         with self._engine.connect() as connection:
-            return [Trigger.from_row(row) for row in connection.execute(query).mappings()]
+            return [self._shown(Trigger.from_row(row)) for row in connection.execute(query).mappings()]
 
 
 def count_enabled(engine: Engine) -> dict[str, int]:
@@ -204,6 +224,11 @@ def _fields(value: Any, known: Sequence[str]) -> dict[str, Any]:
     if unknown := sorted(value.keys() - set(known)):
         raise BadRequest(f"unknown field {shown(unknown[0])}", field=unknown[0], hint=f"known are {', '.join(known)}")
     return value
+
+
+def _of(owner: Function) -> Any:
+    """What its triggers are held against."""
+    return select(table.c.name, table.c.type, table.c.qualifier).where(table.c.function_id == owner.function_id)
 
 
 def _one(connection: Connection, owner: Function, name: str) -> Trigger:
