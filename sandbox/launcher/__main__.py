@@ -50,7 +50,10 @@ def main() -> NoReturn:
                     os.kill(sandboxd, signal.SIGTERM)  # ours to reap: the pid cannot have been reused
             _reap(ours, sandboxd)
         if ours.fileno() in ready:
-            data, fds, _ = sockets.receive(ours)
+            try:
+                data, fds, _ = sockets.receive(ours)
+            except ConnectionResetError:  # it ended and left messages of ours unread
+                data, fds = b"", []
             if data:
                 _serve(json.loads(data), fds, ours, pid_namespace)
             else:

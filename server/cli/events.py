@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from server.cli.client import function_path, open_api
+from server.cli.client import function_path, namespaced, open_api
 from server.cli.failure import WrongRequest
 from server.cli.output import Column, as_json, print_json, print_pairs, print_table
 
@@ -43,6 +43,7 @@ def events() -> None:
 @click.argument("name", required=False)
 @click.option("--state", type=click.Choice(STATES))
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@namespaced
 @as_json
 @click.pass_context
 def ls(context: click.Context, name: str | None, state: str | None, limit: int, json_output: bool) -> None:
@@ -54,6 +55,7 @@ def ls(context: click.Context, name: str | None, state: str | None, limit: int, 
 @events.command(short_help="Show one call's record.")
 @click.argument("request_id")
 @click.option("--wait", type=click.FloatRange(0, 60), metavar="SECONDS", help="Wait so long for its end.")
+@namespaced
 @as_json
 @click.pass_context
 def show(context: click.Context, request_id: str, wait: float | None, json_output: bool) -> None:
@@ -64,6 +66,7 @@ def show(context: click.Context, request_id: str, wait: float | None, json_outpu
 
 @events.command(short_help="Cancel asynchronous calls.")
 @click.argument("request_ids", metavar="REQUEST_ID...", nargs=-1, required=True)
+@namespaced
 @click.pass_context
 def cancel(context: click.Context, request_ids: tuple[str, ...]) -> None:
     """Cancel calls that wait; stop those that run, whose sandboxes are destroyed."""
@@ -78,6 +81,7 @@ def cancel(context: click.Context, request_ids: tuple[str, ...]) -> None:
 @click.option("--retries", type=click.IntRange(0, 2), help="Further attempts after an error of the function.")
 @click.option("--ttl", type=int, metavar="SECONDS", help="How long an event may wait.")
 @click.option("--dead-letter", metavar="TYPE[:TARGET]", help="file[:NAME], url:URL, function:NAME or none.")
+@namespaced
 @as_json
 @click.pass_context
 def config(context: click.Context, name: str, retries: int | None, ttl: int | None, dead_letter: str | None, json_output: bool) -> None:
@@ -99,6 +103,7 @@ def dead() -> None:
 @dead.command("ls", short_help="List dead letters, newest first.")
 @click.argument("name", required=False)
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@namespaced
 @as_json
 @click.pass_context
 def dead_ls(context: click.Context, name: str | None, limit: int, json_output: bool) -> None:
@@ -109,6 +114,7 @@ def dead_ls(context: click.Context, name: str | None, limit: int, json_output: b
 
 @dead.command("show", short_help="Show one dead letter with its event.")
 @click.argument("request_id")
+@namespaced
 @as_json
 @click.pass_context
 def dead_show(context: click.Context, request_id: str, json_output: bool) -> None:
@@ -119,6 +125,7 @@ def dead_show(context: click.Context, request_id: str, json_output: bool) -> Non
 
 @dead.command(short_help="Send dead letters' events again.")
 @click.argument("request_ids", metavar="REQUEST_ID...", nargs=-1, required=True)
+@namespaced
 @click.pass_context
 def resend(context: click.Context, request_ids: tuple[str, ...]) -> None:
     """Send the events of dead letters again; print the new calls' ids."""
@@ -131,6 +138,7 @@ def resend(context: click.Context, request_ids: tuple[str, ...]) -> None:
 @click.argument("request_ids", metavar="[REQUEST_ID]...", nargs=-1)
 @click.option("--function", "name", help="All of this function.")
 @click.option("--all", "everything", is_flag=True, help="All there are.")
+@namespaced
 @click.pass_context
 def purge(context: click.Context, request_ids: tuple[str, ...], name: str | None, everything: bool) -> None:
     """Drop dead letters for good: those named, one function's, or all."""

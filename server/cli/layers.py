@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from server.cli.client import open_api
+from server.cli.client import namespaced, open_api
 from server.cli.failure import WrongRequest
 from server.cli.output import Column, as_json, mebibytes, print_json, print_table
 from server.cli.package import pack
@@ -51,6 +51,7 @@ def layer() -> None:
 @click.option("--runtime", "runtimes", multiple=True, required=True, help="What it is for; repeatable. python3 is any Python 3.")
 @click.option("--description")
 @click.option("--license", help="The licence of what is in it.")
+@namespaced
 @as_json
 @click.pass_context
 def publish(context: click.Context, /, name: str, path: Path, runtimes: tuple[str, ...], json_output: bool, **texts: str | None) -> None:
@@ -67,6 +68,7 @@ def publish(context: click.Context, /, name: str, path: Path, runtimes: tuple[st
 @layer.command(short_help="List the layers.")
 @click.option("--runtime", help="Only layers for this runtime.")
 @click.option("--search", help="Part of the name.")
+@namespaced
 @as_json
 @click.pass_context
 def ls(context: click.Context, runtime: str | None, search: str | None, json_output: bool) -> None:
@@ -78,6 +80,7 @@ def ls(context: click.Context, runtime: str | None, search: str | None, json_out
 @layer.command(short_help="List a layer's versions.")
 @click.argument("name")
 @click.option("--runtime", help="Only versions for this runtime.")
+@namespaced
 @as_json
 @click.pass_context
 def versions(context: click.Context, name: str, runtime: str | None, json_output: bool) -> None:
@@ -88,6 +91,7 @@ def versions(context: click.Context, name: str, runtime: str | None, json_output
 
 @layer.command(short_help="Delete versions of layers.")
 @click.argument("names", metavar="NAME:VERSION...", nargs=-1, required=True)
+@namespaced
 @click.pass_context
 def rm(context: click.Context, names: tuple[str, ...]) -> None:
     """Delete versions of layers. Functions that have one keep it; nothing asks again."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from server.cli.client import function_path, open_api
+from server.cli.client import function_path, namespaced, open_api
 from server.cli.failure import WrongRequest
 from server.cli.output import Column, as_json, print_json, print_table
 
@@ -54,6 +54,7 @@ def trigger() -> None:
 @click.option("--qualifier", help="Version or alias.  [default: $LATEST]")
 @click.option("--description")
 @click.option("--disabled", is_flag=True, help="Make it, and let it rest.")
+@namespaced
 @as_json
 @click.pass_context
 def add(context: click.Context, /, function: str, name: str, disabled: bool, json_output: bool, **options: Any) -> None:
@@ -102,6 +103,7 @@ def _json(text: str) -> dict[str, Any]:
 
 @trigger.command(short_help="List a function's triggers.")
 @click.argument("function")
+@namespaced
 @as_json
 @click.pass_context
 def ls(context: click.Context, function: str, json_output: bool) -> None:
@@ -113,6 +115,7 @@ def ls(context: click.Context, function: str, json_output: bool) -> None:
 @trigger.command(short_help="Remove triggers.")
 @click.argument("function")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@namespaced
 @click.pass_context
 def rm(context: click.Context, function: str, names: tuple[str, ...]) -> None:
     """Remove triggers of FUNCTION. Events they have made still run."""
@@ -125,6 +128,7 @@ def rm(context: click.Context, function: str, names: tuple[str, ...]) -> None:
 @trigger.command(short_help="Let a trigger fire.")
 @click.argument("function")
 @click.argument("name")
+@namespaced
 @click.pass_context
 def enable(context: click.Context, function: str, name: str) -> None:
     """Let the trigger NAME of FUNCTION fire; a timer from its next tick on."""
@@ -135,6 +139,7 @@ def enable(context: click.Context, function: str, name: str) -> None:
 @trigger.command(short_help="Let a trigger rest.")
 @click.argument("function")
 @click.argument("name")
+@namespaced
 @click.pass_context
 def disable(context: click.Context, function: str, name: str) -> None:
     """Let the trigger NAME of FUNCTION rest."""
