@@ -91,8 +91,6 @@ CODES: Final[Mapping[str, str]] = {
     "alias_exists": "ResourceInUse.Alias",
     "default_alias": "InvalidParameterValue.Alias",
     "invalid_routing_key": "InvalidParameterValue.Param",
-    "layer_not_found": "ResourceNotFound.Layer",
-    "layer_version_not_found": "ResourceNotFound.LayerVersion",
     "layers_limit": "LimitExceeded.Layers",
     "layer_versions_limit": "LimitExceeded.LayerVersions",
     "reserved_exceeds_total": "FailedOperation.ReservedExceedTotal",

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.instance import Instance, leaving_nothing, packed
+from tests.integration.instance import Instance, leaving_nothing, packed, wait_until
 from tests.integration.scf import Client, Pair, new_pair, tccli
 
 pytestmark = [pytest.mark.requires("root", "user", "memcg", "pids"), pytest.mark.shares_host]
@@ -253,9 +253,9 @@ def test_one_name_in_two_namespaces_is_two_functions(hearth: Instance, scf: Clie
     scf.call("CopyFunction", FunctionName="twice", NewFunctionName="copied", TargetNamespace=team)
     assert said(scf, "copied", Namespace=team) == "here"
     request_id = scf.call("Invoke", FunctionName="copied", Namespace=team)["RequestId"]
-    hearth.record(request_id)
     asked = {"FunctionName": "copied", "FunctionRequestId": request_id, "Namespace": team}
-    assert scf.call("GetRequestStatus", **asked)["TotalCount"] == scf.call("GetFunctionLogs", **asked)["TotalCount"] == 1
+    wait_until(lambda: scf.call("GetRequestStatus", **asked)["TotalCount"] == 1, "the call's record")
+    wait_until(lambda: scf.call("GetFunctionLogs", **asked)["TotalCount"] == 1, "the call's record among the logs")
     assert scf.refused("GetFunctionLogs", FunctionName="copied") == "ResourceNotFound.Function"
     assert scf.refused("DeleteNamespace", Namespace=team) == "FailedOperation.Namespace"
     scf.call("DeleteFunction", FunctionName="copied", Namespace=team)
