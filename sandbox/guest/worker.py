@@ -486,7 +486,7 @@ def _cut_name(name):
 
 _SDK_CLIENT = 'tencentcloud.common.abstract_client'
 # Where SCF is at Tencent: for everybody, for its own networks (tencentserverless names that one), for a region.
-_SCF_AT_TENCENT = re.compile(r'(?:https?://)?scf\.(?:[a-z0-9-]+\.)*tencentcloudapi\.[a-z.]+/?$')
+_SCF_AT_TENCENT = re.compile(r'(?:https?://)?scf\.(?:[a-z0-9-]+\.)*tencentcloudapi\.(?:com|cn|com\.cn)/?$')
 
 
 def _clone(thing):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from sandbox.imaging.packages import SDKS, read_pins
 from tests.integration.instance import Instance
 
 pytestmark = [pytest.mark.requires("root", "user", "memcg", "pids", "nft"), pytest.mark.shares_host]
 
 #: What pip puts beside the function: the SDKs and what they need.
 PACKAGES = ("tencentcloud", "tencentserverless", "requests", "urllib3", "certifi", "idna", "charset_normalizer")
+
+PYTHON2_NEEDS = ("requests", "urllib3", "certifi", "idna", "chardet")
 
 CALLER = """
 import json, os
@@ -52,6 +58,22 @@ def main_handler(event, context):
 CALLED = "def main_handler(event, context):\n    if event.get('fail'):\n        raise ValueError('no')\n    return {'got': event}\n"
 
 
+def python2_wheels(folder: Path) -> list[Path]:
+    """What the SDKs need on Python 2.7, fetched by pip unless HEARTH_TEST_WHEELS has it."""
+    if not (given := os.environ.get("HEARTH_TEST_WHEELS")):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+        pins = [pin.line for pin in read_pins(SDKS / "python2.txt") if pin.line.partition("==")[0] in PYTHON2_NEEDS]
+        (folder / "pins.txt").write_text("\n".join(pins))
+        subprocess.run([*command, "--python-version", "27", "--implementation", "py", "-r", str(folder / "pins.txt")], check=True)
+    return [path for path in Path(given or folder).glob("*.whl") if path.name.partition("-")[0] in PYTHON2_NEEDS and is_for_2(path)]
+
+
+def is_for_2(path: Path) -> bool:
+    """Whether it is the wheel that python2.txt pins: a folder of all has Python 3's beside it."""
+    name, version = path.name.split("-")[:2]
+    return any(pin.line.startswith(f"{name}=={version} ") or pin.line == f"{name}=={version}" for pin in read_pins(SDKS / "python2.txt"))
+
+
 def with_packages(source: str, packages: tuple[str, ...] = PACKAGES) -> str:
     """base64 of a zip of `index.py` and these packages of our own environment."""
     out = io.BytesIO()
@@ -70,6 +92,15 @@ def with_packages(source: str, packages: tuple[str, ...] = PACKAGES) -> str:
 @pytest.fixture(scope="module")
 def hearth(start: Callable[..., Instance]) -> Iterator[Instance]:
     instance = start(prepared=2, keep_alive_seconds=600)
+    try:
+        yield instance
+    finally:
+        instance.close()
+
+
+@pytest.fixture
+def hearth27(start: Callable[..., Instance], python27_image: Path | None) -> Iterator[Instance]:
+    instance = start(python27_image, prepared=1)
     try:
         yield instance
     finally:
@@ -112,6 +143,39 @@ def test_a_function_invokes_another_with_the_sdk_and_nothing_told(hearth: Instan
     record = hearth.record(answer.ok()["answer"]["RequestId"])
     assert record["caused_by"] == answer.request_id == answer.ok()["request_id"]
     assert hearth.record(answer)["caused_by"] is None
+
+
+@pytest.mark.requires("python2.7", "sdks")
+def test_the_same_on_python_2(hearth27: Instance, tmp_path: Path) -> None:
+    hearth27.deploy(CALLED, name="called")
+    out = io.BytesIO(base64.b64decode(with_packages(CALLER, ("tencentcloud", "tencentserverless"))))
+    with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED) as archive:
+        for wheel in python2_wheels(tmp_path):
+            with zipfile.ZipFile(wheel) as whole:
+                for name in whole.namelist():
+                    archive.writestr(name, whole.read(name))
+    caller = create(hearth27, "caller", base64.b64encode(out.getvalue()).decode(), runtime="Python2.7")
+    for by in ("with_sdk", "with_common_client"):
+        answer = hearth27.call(caller, {"by": by, **invoking("called")})
+        assert answer.ok()["answer"]["Result"]["RetMsg"] == '{"got": {"a": 1}}', answer.content
+        assert hearth27.record(answer.ok()["answer"]["RequestId"])["caused_by"] == answer.request_id
+    assert hearth27.call(caller, {"by": "serverless", "name": "called", "data": {"b": 2}}).ok()["answer"] == '{"got": {"b": 2}}'
+
+
+def test_switched_off_a_function_reaches_nothing_here(start: Callable[..., Instance]) -> None:
+    instance = start(prepared=1, nat_api=False)
+    try:
+        seen = instance.call(instance.deploy(CALLER), {"environment": 1}).ok()
+        assert "TENCENTCLOUD_SCF_ENDPOINT" not in seen and seen["TENCENTCLOUD_SECRETID"].startswith("AKID")
+        assert instance.request("GET", "/v1/sandboxes").body["nat"]["api"] == ""
+    finally:
+        instance.close()
+
+
+def test_a_function_that_is_started_by_exec_has_a_pair_too(hearth: Instance, caller: str, called: str) -> None:
+    name = create(hearth, "exec", with_packages(CALLER), environment={"PYTHONHASHSEED": "1"})
+    answer = hearth.call(name, {"by": "with_sdk", **invoking(called)})
+    assert answer.ok()["answer"]["Result"]["RetMsg"] == '{"got": {"a": 1}}', answer.content
 
 
 def test_a_function_invokes_another_with_tencentserverless(hearth: Instance, caller: str, called: str) -> None:
