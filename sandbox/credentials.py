@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from sandbox.sandbox import Sandbox
 
-#: Bytes of randomness; twice as many in the token.
+#: Bytes of randomness of an id and of a key, twice as many of a token; four characters of text for three of them.
 RANDOM_BYTES: Final = 24
+CHARACTERS: Final = RANDOM_BYTES * 4 // 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,10 @@ class Credentials:
 
     def give(self, sandbox: Sandbox) -> None:
         """Make a sandbox's own, once, when it has got its function."""
+        random = secrets.token_urlsafe(4 * RANDOM_BYTES)  # once: a cold start waits for it
         # As Tencent's temporary ones look: AKID and letters of either case, digits, - and _.
-        secret_id = f"AKID{secrets.token_urlsafe(RANDOM_BYTES)}"
-        made = Credential(secret_id, secrets.token_urlsafe(RANDOM_BYTES), secrets.token_urlsafe(2 * RANDOM_BYTES), sandbox)
+        secret_id = f"AKID{random[:CHARACTERS]}"
+        made = Credential(secret_id, random[CHARACTERS : 2 * CHARACTERS], random[2 * CHARACTERS :], sandbox)
         sandbox.grant = {
             "secret_id": made.secret_id,
             "secret_key": made.secret_key,

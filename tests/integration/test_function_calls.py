@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib.util
 import io
 import os
@@ -59,19 +60,16 @@ CALLED = "def main_handler(event, context):\n    if event.get('fail'):\n        
 
 
 def python2_wheels(folder: Path) -> list[Path]:
-    """What the SDKs need on Python 2.7, fetched by pip unless HEARTH_TEST_WHEELS has it."""
+    """What the SDKs need on Python 2.7, as pinned: from HEARTH_TEST_WHEELS, else fetched by pip."""
+    pins = [pin for pin in read_pins(SDKS / "python2.txt") if pin.name in PYTHON2_NEEDS]
     if not (given := os.environ.get("HEARTH_TEST_WHEELS")):
+        (folder / "pins.txt").write_text("".join(pin.line for pin in pins))
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
-        pins = [pin.line for pin in read_pins(SDKS / "python2.txt") if pin.line.partition("==")[0] in PYTHON2_NEEDS]
-        (folder / "pins.txt").write_text("\n".join(pins))
         subprocess.run([*command, "--python-version", "27", "--implementation", "py", "-r", str(folder / "pins.txt")], check=True)
-    return [path for path in Path(given or folder).glob("*.whl") if path.name.partition("-")[0] in PYTHON2_NEEDS and is_for_2(path)]
-
-
-def is_for_2(path: Path) -> bool:
-    """Whether it is the wheel that python2.txt pins: a folder of all has Python 3's beside it."""
-    name, version = path.name.split("-")[:2]
-    return any(pin.line.startswith(f"{name}=={version} ") or pin.line == f"{name}=={version}" for pin in read_pins(SDKS / "python2.txt"))
+    digests = {digest for pin in pins for digest in pin.digests}
+    wheels = [path for path in Path(given or folder).glob("*.whl") if hashlib.sha256(path.read_bytes()).hexdigest() in digests]
+    assert len(wheels) == len(PYTHON2_NEEDS)
+    return wheels
 
 
 def with_packages(source: str, packages: tuple[str, ...] = PACKAGES) -> str:
