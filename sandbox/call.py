@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Protocol
 
@@ -188,7 +188,8 @@ class Call:
         if not is_hello(answer[0]):
             self._over(ProtocolError("the worker did not say hello in our protocol"))
             return
-        self._exchange.ask(load_frame(self._spec, self._settings, self._lease["locale"]), self._loaded)
+        lease = self._lease
+        self._exchange.ask(load_frame(self._spec, self._settings, lease["locale"], lease["grant"]), self._loaded)
 
     @_guarded
     def _loaded(self, answer: Answer) -> None:
@@ -339,12 +340,12 @@ def is_hello(head: Message) -> bool:
     return head.get("op") == "hello" and head.get("protocol") == GUEST_PROTOCOL
 
 
-def load_frame(spec: FunctionSpec, settings: Settings, locale: str) -> bytes:
-    """What makes a worker of an image with that locale load its function."""
+def load_frame(spec: FunctionSpec, settings: Settings, locale: str, grant: Mapping[str, str]) -> bytes:
+    """What makes a worker of an image with that locale load its function, in a sandbox with that credential."""
     load = {
         "op": "load",
         "handler": spec.handler,
-        "environment": environment.for_function(spec, settings.region, locale),
+        "environment": environment.for_function(spec, settings.region, locale, grant),
         "context": environment.context(spec, settings.region),
         "limits": {"reply_bytes": settings.limit_reply_bytes},
         "code_root": "/var/user",

@@ -36,7 +36,8 @@ PROVISIONED = "provisioned"
 
 
 class Client:
-    """One connection to sandboxd. `on_change(function_id)` tells what to forget of what was cached; None: everything."""
+    """One connection to sandboxd. `on_change(function_id)` tells what to forget of what was cached; None: everything. `on_connection(…)`
+    is told when it is there and when it is gone."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -50,6 +51,7 @@ class Client:
         self._connector: asyncio.Task[None] | None = None
         self._lost: asyncio.Event | None = None
         self.on_change: Callable[[str | None], None] = lambda _: None
+        self.on_connection: Callable[[bool], None] = lambda _: None
 
     @property
     def connected(self) -> bool:
@@ -77,7 +79,7 @@ class Client:
         """Run one call, which can be cancelled; `ended` is called once: with the Reply (the function's failure is in it), or with a
         Refused leaf, LaunchError or ImageError when nothing ran. Nobody has to wait for it. Raises Unavailable, then nothing was begun."""
         call = Call(self, self._settings, self._loop, self._readers, spec=spec, event=event, request_id=request_id, ended=ended)
-        call.begin({"op": "acquire", "spec": self._encoded(spec)})
+        call.begin({"op": "acquire", "spec": self._encoded(spec), "request_id": request_id})
         return call
 
     async def invoke(self, spec: FunctionSpec, event: bytes, *, request_id: str) -> Reply:
@@ -125,6 +127,29 @@ class Client:
         """{"image", "runtime"} that serve a function of this runtime now. Raises RuntimeNotFound, Unavailable."""
         answer = await self._ask({"op": "resolve", "runtime": runtime})
         return {"image": answer["image"], "runtime": answer["runtime"]}
+
+    async def credential(self, secret_id: str) -> dict[str, Any] | None:
+        """{"secret_key", "token", "namespace", "function", "family", "sandbox", "request_id"} of temporary credentials; "request_id" is the
+        call that runs in their sandbox now, or "". None where there are none of that id, or no more. Raises Unavailable."""
+        found: dict[str, Any] | None = (await self._ask({"op": "credential", "secret_id": secret_id}))["credential"]
+        return found
+
+    async def endpoint(self) -> socket.socket | None:
+        """A listening socket, the caller's to close, on which functions ask for SCF's interfaces; None where they can't. Raises
+        Unavailable."""
+        future: asyncio.Future[socket.socket | None] = asyncio.get_running_loop().create_future()
+
+        def take(came: Message | SandboxError, fds: list[int]) -> None:
+            socks = [socket.socket(fileno=fd) for fd in fds]
+            if future.done() or isinstance(came, SandboxError):
+                for sock in socks:
+                    sock.close()
+                _settle(future, came)
+            else:
+                future.set_result(socks[0] if socks else None)
+
+        self.request({"op": "endpoint"}, take)
+        return await future
 
     async def describe(self) -> dict[str, Any]:
         """{"sandboxes": […], "images": […], "capacity": {…}, "counters": {…}, "zygotes": […]}. Raises Unavailable."""
@@ -188,6 +213,7 @@ class Client:
             sock.close()
             return False
         self._channel = Channel(sock, self._loop, self._message, self._disconnected)
+        self.on_connection(True)
         return True
 
     def _disconnected(self) -> None:
@@ -196,6 +222,7 @@ class Client:
         for answer in pending.values():
             answer(Unavailable("sandboxd went away during the call", hint="it is restarted; try again"), [])
         self.on_change(None)
+        self.on_connection(False)
         if self._lost is not None:
             self._lost.set()
 

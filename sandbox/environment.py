@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from sandbox.spec import FunctionSpec
@@ -63,8 +64,11 @@ def for_exec(locale: str, spec: FunctionSpec | None = None) -> dict[str, str]:
     return {**BASE, "LANG": locale, "LC_ALL": locale, **(spec.environment if spec else {})}
 
 
-def for_function(spec: FunctionSpec, region: str, locale: str) -> dict[str, str]:
-    """The whole environment of a function's process; the user's own variables win over the general ones, not over SCF's."""
+def for_function(spec: FunctionSpec, region: str, locale: str, grant: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The whole environment of a function's process; the user's own variables win over the general ones, not over SCF's.
+
+    `grant` is the sandbox's own credential (`sandbox.credentials`).
+    """
     return {
         **BASE,
         "LANG": locale,
@@ -79,7 +83,20 @@ def for_function(spec: FunctionSpec, region: str, locale: str) -> dict[str, str]
         "SCF_FUNCTIONVERSION": spec.version,
         "SCF_RUNTIME": spec.runtime,
         "SCF_HANDLER": spec.handler,
+        **(_granted(grant) if grant else {}),
     }
+
+
+def _granted(grant: Mapping[str, str]) -> dict[str, str]:
+    """The last two are ours: where the SDKs find this server's interfaces (see guest/worker.py), from a network that leads there."""
+    given = {
+        "TENCENTCLOUD_SECRETID": grant["secret_id"],
+        "TENCENTCLOUD_SECRETKEY": grant["secret_key"],
+        "TENCENTCLOUD_SESSIONTOKEN": grant["token"],
+    }
+    if grant["endpoint"]:
+        given |= {"TENCENTCLOUD_SCF_ENDPOINT": grant["endpoint"], "TENCENTCLOUD_SCF_PROTOCOL": "http"}
+    return given
 
 
 def context(spec: FunctionSpec, region: str) -> dict[str, Any]:

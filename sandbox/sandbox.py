@@ -44,6 +44,7 @@ class Sandbox:
         self.shape = shape
         self.state: str = states.CREATING
         self.on_end: Callable[[Sandbox], None] | None = None
+        self.on_close: Callable[[Sandbox], None] | None = None  # at the beginning of `close`
         self.born = time.monotonic()
         self.idle_since = 0.0
         self.calls = 0
@@ -53,6 +54,8 @@ class Sandbox:
         self.namespace = ""
         self.name = ""
         self.version = ""
+        self.request_id = ""  # of the call that it runs now
+        self.grant: dict[str, str] = {}  # its credential, of `credentials`, which alone writes it
         self.pid = 0
         self.exit_status: int | None = None
         self.tmp_bytes = 0
@@ -218,6 +221,8 @@ class Sandbox:
         """Kill the whole tree and wait until it is gone; True if it is. Idempotent, everyone waits for the same end."""
         if self._closed is None:
             self.to(states.CLOSING)
+            if self.on_close is not None:
+                self.on_close(self)
             self._closed = self._loop.create_task(self._close())
         return self._closed
 

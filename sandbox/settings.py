@@ -144,6 +144,9 @@ class Settings:
     )
     nat_dns: str = _setting("", "resolvers of the functions, up to three addresses; empty: the host's", parse=addresses.parse_addresses)
 
+    nat_api: bool = _setting(True, "functions with the network `nat` reach SCF's interfaces here, to call other functions; off: they don't")
+    nat_api_port: int = _setting(9080, "port of that, at the address of the sandboxes' bridge; 0: any free one", low=0, high=65535)
+
     public_url: str = _setting(
         "", "where HTTP triggers are reached, as https://functions.example.org; empty: the API's own address", parse=addresses.parse_url
     )

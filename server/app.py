@@ -45,6 +45,7 @@ from server.httptriggers.resource import HttpTriggers
 from server.keys.credentials import Credentials
 from server.keys.nonces import Nonces
 from server.keys.service import Keys
+from server.keys.temporary import Temporary
 from server.keys.vault import Vault, vault_key
 from server.records.process import WriterProcess
 from server.records.recorder import Recorder
@@ -179,7 +180,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         reconciler=Reconciler(provisions, client, spec_of, settings.state_dir / "provisioning.lock"),
         codestore=codestore,
         keys=keys,
-        credentials=Credentials(keys, lookups.run),
+        credentials=Credentials(keys, lookups.run, Temporary(client).find),
         nonces=Nonces(engine),
         vault=vault,
         recorder=recorder,

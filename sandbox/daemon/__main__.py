@@ -24,6 +24,7 @@ from sandbox import log, notify, seccomp, settings
 from sandbox.cgroup import Cgroup, Driver, detect
 from sandbox.cgroup.governor import Governor
 from sandbox.codestore import CodeStore
+from sandbox.credentials import Credentials
 from sandbox.daemon import recovery
 from sandbox.daemon.leases import Leases
 from sandbox.daemon.listener import Listener
@@ -127,7 +128,7 @@ class Daemon:
             pool = SandboxPool(workshop)
             stack.push_async_callback(pool.close)
             gate = Gate(capacity_bytes(conf))
-            leases = Leases(conf, pool, gate, governor, Layers(store))
+            leases = Leases(conf, pool, gate, governor, Layers(store), Credentials(nat.api if nat else ""))
             loader = Loader(conf, pool, leases)
             stack.callback(loader.close)
             provisioner = Provisioner(conf, pool, loader.load)
@@ -136,7 +137,7 @@ class Daemon:
             def describe() -> dict[str, Any]:
                 return self._describe(pool, gate, leases, nat.describe() if nat else {"reason": why_not})
 
-            listener = Listener(conf, pool, leases, provisioner, describe)
+            listener = Listener(conf, pool, leases, provisioner, describe, nat.endpoint if nat else None)
             stack.push_async_callback(listener.close)
             pool.start()
             if (pressure := memory_pressure(loop, pool)) is not None:

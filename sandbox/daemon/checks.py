@@ -10,6 +10,7 @@ from sandbox.settings import Settings
 from sandbox.spec import FunctionSpec
 
 MAX_NAME = 512
+MAX_REQUEST_ID = 64
 MAX_GENERATION = 1 << 53
 MAX_QUOTA_MB = 1 << 40
 MAX_PROVISIONED = 100_000
@@ -124,6 +125,19 @@ def checked_demand(message: dict[str, Any]) -> tuple[str, int, int, float | None
 def checked_id(message: dict[str, Any]) -> str:
     """The function_id of a message. Raises LaunchError."""
     return _text(message, "function_id")
+
+
+def checked_request_id(message: dict[str, Any]) -> str:
+    """The request id of a call, "" where it is not said. Raises LaunchError: it is told to others again."""
+    value = message.get("request_id", "")
+    if not isinstance(value, str) or len(value) > MAX_REQUEST_ID:
+        raise LaunchError("request", f"acquire: request_id is not a text of at most {MAX_REQUEST_ID} characters")
+    return value
+
+
+def checked_secret_id(message: dict[str, Any]) -> str:
+    """The secret_id of a `credential`. Raises LaunchError."""
+    return _text(message, "secret_id")
 
 
 def checked_retirement(message: dict[str, Any]) -> tuple[str, int | None]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from sandbox import states
 from sandbox.cgroup.governor import Governor, Watch
+from sandbox.credentials import Credentials
 from sandbox.errors import SandboxError
 from sandbox.gate import MEGABYTE, Gate
 from sandbox.layers import Layers
@@ -71,18 +72,21 @@ class Ending:
 class Leases:
     """All leases there are. The hot path is `acquire_warm`, `end` and `kept`: none of them awaits."""
 
-    def __init__(self, settings: Settings, pool: SandboxPool, gate: Gate, governor: Governor, layers: Layers) -> None:
+    def __init__(
+        self, settings: Settings, pool: SandboxPool, gate: Gate, governor: Governor, layers: Layers, credentials: Credentials
+    ) -> None:
         self._settings = settings
         self._pool = pool
         self.gate = gate
         self._governor = governor
         self._layers = layers
+        self.credentials = credentials
         self._loop = asyncio.get_running_loop()
         self._headroom = settings.memory_headroom_mb * MEGABYTE
         self._numbers = 0
         self.active: dict[int, Lease] = {}
 
-    def acquire_warm(self, spec: FunctionSpec, owner: object) -> Lease | None:
+    def acquire_warm(self, spec: FunctionSpec, owner: object, request_id: str = "") -> Lease | None:
         """Admit the call and lease it an idle worker; None if there is none, then it is admitted and `acquire_cold` must follow.
 
         Raises StaleFunction, Throttled, NoCapacity; then nothing is held. No await: a warm call costs sandboxd no task.
@@ -93,17 +97,17 @@ class Leases:
         self.gate.enter(spec)
         try:
             sandbox = self._pool.take_warm(spec)
-            return None if sandbox is None else self._lease(spec, owner, sandbox, "warm", "")
+            return None if sandbox is None else self._lease(spec, owner, sandbox, "warm", "", request_id)
         except BaseException:
             self.gate.leave(spec)
             raise
 
-    async def acquire_cold(self, spec: FunctionSpec, owner: object) -> Lease:
+    async def acquire_cold(self, spec: FunctionSpec, owner: object, request_id: str = "") -> Lease:
         """A new worker for a call that `acquire_warm` has admitted. Raises LaunchError, ImageError; then nothing is held."""
         why = self._why_cold(spec)
         try:
             sandbox = await self._cold(spec)
-            return self._lease(spec, owner, sandbox, "cold", why)
+            return self._lease(spec, owner, sandbox, "cold", why, request_id)
         except BaseException:
             self.gate.leave(spec)
             raise
@@ -123,7 +127,9 @@ class Leases:
     async def _cold(self, spec: FunctionSpec) -> Sandbox:
         layers = self._layers.mount(spec.layers)
         try:
-            return await self._pool.make_cold(spec, layers)
+            sandbox = await self._pool.make_cold(spec, layers)
+            self.credentials.give(sandbox)
+            return sandbox
         finally:
             if layers is not None:
                 os.close(layers)
@@ -138,8 +144,9 @@ class Leases:
             return "the function was changed"
         return "no worker was warm"
 
-    def _lease(self, spec: FunctionSpec, owner: object, sandbox: Sandbox, start: str, why: str) -> Lease:
+    def _lease(self, spec: FunctionSpec, owner: object, sandbox: Sandbox, start: str, why: str, request_id: str = "") -> Lease:
         self._numbers += 1
+        sandbox.request_id = request_id
         sandbox.calls += 1
         own_limit = spec.memory_mb * MEGABYTE
         watch = Watch(
@@ -244,6 +251,7 @@ class Leases:
 
     def _finish(self, lease: Lease) -> None:
         del self.active[lease.number]
+        lease.sandbox.request_id = ""
         if lease.sandbox.is_loading:
             lease.sandbox.is_loading = False
         else:

@@ -1,7 +1,7 @@
 """sandboxd's socket and the requests of its clients (the API's processes).
 
-    {"op": "acquire", "id", "spec"}                        → {"id", "lease", "start", "why_cold", "runtime", "sandbox", "locale",
-                                                              "deadline"} + worker socket, log pipe
+    {"op": "acquire", "id", "spec", "request_id"}          → {"id", "lease", "start", "why_cold", "runtime", "sandbox", "locale",
+                                                              "deadline"[, "grant"]} + worker socket, log pipe
     {"op": "running", "lease", "at"}                         no answer
     {"op": "release", "id", "lease", "outcome", "at"}      → {"id", "verdict", "dead", "memory_bytes", "exit_status"}
     {"op": "retire", "id", "function_id", "generation"}    → {"id"}, and {"op": "changed", "function_id"} to every client
@@ -12,6 +12,8 @@
     {"op": "provisions", "id"}                             → {"id", "part", "more"} … in packets of some rows (Provisioner.describe)
     {"op": "resolve", "id", "runtime"}                     → {"id", "image", "runtime"}
     {"op": "describe", "id"}                               → {"id", "part", "more"} … in packets of some sandboxes
+    {"op": "credential", "id", "secret_id"}                → {"id", "credential": {…} or null}           (Credential.to_json)
+    {"op": "endpoint", "id"}                               → {"id"} + the socket on which functions are served, where they are
 An error is {"id", "error": code, "message", "hint"}. What comes is checked here again: the API is unprivileged and may be
 anybody's by now. A client that goes away loses its leases, and every other is told to forget what it cached: it may have gone
 between a commit and its `retire`.
@@ -30,7 +32,15 @@ from typing import Any
 
 from sandbox import states
 from sandbox.channel import Channel
-from sandbox.daemon.checks import CheckedSpecs, checked_demand, checked_id, checked_quota, checked_retirement
+from sandbox.daemon.checks import (
+    CheckedSpecs,
+    checked_demand,
+    checked_id,
+    checked_quota,
+    checked_request_id,
+    checked_retirement,
+    checked_secret_id,
+)
 from sandbox.daemon.leases import Ending, Lease, Leases, error_message
 from sandbox.daemon.provisioner import Provisioner
 from sandbox.errors import LaunchError, SandboxError
@@ -124,6 +134,8 @@ class Connection:
             "provisions": self._provisions,
             "describe": self._describe,
             "resolve": self._resolve,
+            "credential": self._credential,
+            "endpoint": self._endpoint,
         }
         handler = handlers.get(str(op), self._unknown)
         await self._finish(op, message, handler(message.get("id"), message))
@@ -149,20 +161,20 @@ class Connection:
 
     def _acquire(self, number: Any, message: dict[str, Any]) -> Coroutine[Any, Any, None] | None:
         """Answered when a worker is warm; otherwise what is left to do."""
-        spec = self._server.specs.checked(message.get("spec"))
+        spec, request_id = self._server.specs.checked(message.get("spec")), checked_request_id(message)
         try:
-            lease = self._server.leases.acquire_warm(spec, self)
+            lease = self._server.leases.acquire_warm(spec, self, request_id)
         except OSError as error:
             raise _not_made(error) from error
         if lease is None:
-            return self._acquire_cold(number, spec)
+            return self._acquire_cold(number, spec, request_id)
         self._hand_over(number, lease)
         return None
 
-    async def _acquire_cold(self, number: Any, spec: FunctionSpec) -> None:
+    async def _acquire_cold(self, number: Any, spec: FunctionSpec, request_id: str) -> None:
         leases = self._server.leases
         try:
-            lease = await leases.acquire_cold(spec, self)
+            lease = await leases.acquire_cold(spec, self, request_id)
         except OSError as error:
             raise _not_made(error) from error
         if self.channel.closed:
@@ -181,6 +193,8 @@ class Connection:
             "locale": self._server.pool.locale(lease.sandbox.image),
             "deadline": lease.deadline,
         }
+        if lease.start == "cold":
+            answer["grant"] = lease.sandbox.grant
         self.channel.send(answer, (lease.sandbox.worker.fileno(), lease.sandbox.log))
 
     def _release(self, number: Any, message: dict[str, Any]) -> Coroutine[Any, Any, None] | None:
@@ -237,6 +251,14 @@ class Connection:
         resolved = self._server.pool.resolve(str(message.get("runtime")))
         self.channel.send({"id": number, "image": resolved.image.name, "runtime": resolved.runtime})
 
+    async def _credential(self, number: Any, message: dict[str, Any]) -> None:
+        found = self._server.leases.credentials.find(checked_secret_id(message))
+        self.channel.send({"id": number, "credential": None if found is None else found.to_json()})
+
+    async def _endpoint(self, number: Any, message: dict[str, Any]) -> None:
+        endpoint = self._server.endpoint
+        self.channel.send({"id": number}, () if endpoint is None else (endpoint.fileno(),))
+
     async def _describe(self, number: Any, message: dict[str, Any]) -> None:
         sandboxes = list(self._server.pool.everything())
         for start in range(0, max(1, len(sandboxes)), PART):
@@ -260,6 +282,7 @@ class Listener:
         leases: Leases,
         provisioner: Provisioner,
         describe: Callable[[], dict[str, Any]],
+        endpoint: socket.socket | None = None,
     ) -> None:
         self.settings = settings
         self.specs = CheckedSpecs(settings)
@@ -267,6 +290,7 @@ class Listener:
         self.leases = leases
         self.provisioner = provisioner
         self.describe = describe
+        self.endpoint = endpoint
         self.loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()

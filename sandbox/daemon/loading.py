@@ -55,7 +55,7 @@ class Loader:
                 if not is_hello(answer[0]):
                     return "broken", ProtocolError("the worker did not say hello in our protocol")
                 locale = self._pool.locale(lease.sandbox.image)
-                answer = await _answered(exchange, load_frame(lease.spec, self._settings, locale))
+                answer = await _answered(exchange, load_frame(lease.spec, self._settings, locale, lease.sandbox.grant))
             if isinstance(answer, EndOfSandbox):
                 return "exited", None
             if not isinstance(answer, tuple):

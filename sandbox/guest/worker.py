@@ -463,6 +463,7 @@ def _import_handler(code_root, handler):
     if not found:
         raise _LoadFailed('handler_not_found', u'handler file "%s.py" is not there' % u'/'.join(map(_cut_name, parts)))
     _forget_shadowed(roots, parts[0])
+    _direct_sdk()
     if _PY2:
         _make_parents(found[0], parts)
     name = '.'.join(parts)
@@ -479,6 +480,109 @@ def _import_handler(code_root, handler):
 
 def _cut_name(name):
     return _cut(name, 256)
+
+
+# ---- the original service's SDK ------------------------------------------------------------------------------------
+
+_SDK_CLIENT = 'tencentcloud.common.abstract_client'
+# Where SCF is at Tencent: for everybody, for its own networks (tencentserverless names that one), for a region.
+_SCF_AT_TENCENT = re.compile(r'(?:https?://)?scf\.(?:[a-z0-9-]+\.)*tencentcloudapi\.(?:com|cn|com\.cn)/?$')
+
+
+def _clone(thing):
+    # By hand: `copy` may be a file of the function's.
+    new = thing.__class__.__new__(thing.__class__)
+    new.__dict__.update(thing.__dict__)
+    return new
+
+
+def _aimed(client, profile, make_profile):
+    """The profile for a client of the service `scf` that names no endpoint of its own: one that leads here. Any other as it is."""
+    endpoint, protocol = os.environ.get('TENCENTCLOUD_SCF_ENDPOINT'), os.environ.get('TENCENTCLOUD_SCF_PROTOCOL', 'http')
+    service = getattr(client, '_service', '') or getattr(client, '_endpoint', '').partition('.')[0]
+    if not endpoint or service != 'scf':
+        return profile
+    profile = make_profile() if profile is None else profile
+    named = profile.httpProfile.endpoint
+    if named and not _SCF_AT_TENCENT.match(named):
+        return profile
+    # Copies: the same profile may serve other services.
+    profile = _clone(profile)
+    profile.httpProfile = _clone(profile.httpProfile)
+    profile.httpProfile.endpoint = endpoint
+    profile.httpProfile.protocol = profile.httpProfile.scheme = protocol
+    return profile
+
+
+def _aim(module):
+    """Make the SDK's clients ask `_aimed` once, when they are made."""
+    client, make_profile = getattr(module, 'AbstractClient', None), getattr(module, 'ClientProfile', None)
+    init = getattr(client, '__dict__', {}).get('__init__')
+    if init is None or make_profile is None:
+        return  # none that we know: it goes where its makers meant it to go
+
+    def __init__(self, credential, region, profile=None, *args, **kwargs):
+        init(self, credential, region, _aimed(self, profile, make_profile), *args, **kwargs)
+
+    __init__.__doc__ = init.__doc__
+    client.__init__ = __init__
+
+
+class _SdkLoader(object):
+    """Python 3: the module's own loader, and behind it `_aim`."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def create_module(self, spec):
+        create = getattr(self._loader, 'create_module', None)
+        return None if create is None else create(spec)
+
+    def exec_module(self, module):
+        module.__loader__ = module.__spec__.loader = self._loader  # whoever asks later finds what would have been there
+        self._loader.exec_module(module)
+        _aim(module)
+
+
+class _SdkFinder(object):
+    """In front of sys.meta_path, finds one module in the way in which the others do."""
+
+    def __init__(self):
+        self._is_importing = False
+
+    def find_spec(self, name, path=None, target=None):
+        if name != _SDK_CLIENT:
+            return None
+        for finder in sys.meta_path:
+            find = None if finder is self else getattr(finder, 'find_spec', None)
+            spec = None if find is None else find(name, path, target)
+            if spec is not None:
+                if hasattr(spec.loader, 'exec_module'):
+                    spec.loader = _SdkLoader(spec.loader)
+                return spec
+        return None
+
+    def find_module(self, name, path=None):  # 2.7
+        return self if name == _SDK_CLIENT and _PY2 and not self._is_importing else None
+
+    def load_module(self, name):
+        self._is_importing = True
+        try:
+            __import__(name)
+        finally:
+            self._is_importing = False
+        _aim(sys.modules[name])
+        return sys.modules[name]
+
+
+def _direct_sdk():
+    """Lead clients of the service `scf` of tencentcloud's SDK, whichever version the function imports, to the endpoint that the host
+    named in the environment. HEARTH_SDK_ENDPOINT=off leaves them as they are."""
+    if not os.environ.get('TENCENTCLOUD_SCF_ENDPOINT') or os.environ.get('HEARTH_SDK_ENDPOINT') == 'off':
+        return
+    if _SDK_CLIENT in sys.modules:  # preloaded
+        _aim(sys.modules[_SDK_CLIENT])
+    sys.meta_path.insert(0, _SdkFinder())
 
 
 # ---- one function --------------------------------------------------------------------------------------------------

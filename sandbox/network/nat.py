@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from sandbox.addresses import parse_addresses, parse_destinations, parse_range
 from sandbox.errors import ConfigError
 from sandbox.kernel import links, netlink
 from sandbox.kernel.nftables import Nftables
-from sandbox.network import forwarding, layout, resolvers, ruleset
+from sandbox.network import endpoint, forwarding, layout, resolvers, ruleset
 from sandbox.network.forwarding import Forwarding
 from sandbox.network.layout import PORTS_A_BRIDGE, Layout, Port
 from sandbox.settings import Settings
@@ -58,6 +59,8 @@ class Nat:
         self._nft: Nftables
         self._layout: Layout
         self._applied = _Applied((), ())
+        #: Listens where sandboxes reach SCF's interfaces; None: nowhere.
+        self.endpoint: socket.socket | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------------
 
@@ -69,6 +72,8 @@ class Nat:
             self._forwarding.hold()
             stack.callback(self._forwarding.release)
             self._layout = self._choose()
+            stack.callback(self._close_endpoint)
+            self._open_endpoint()
             self._apply_everything()
             stack.pop_all()
         _log.info("network nat: %s, resolvers %s", self._layout.range, _listed(self._applied.resolvers) or "none")
@@ -77,17 +82,44 @@ class Nat:
 
     def stop(self) -> None:
         """After the last sandbox: links, firewall and forwarding as they were."""
+        self._close_endpoint()
         self._netlink.close()
         self._nft.close()
         self._forwarding.release()
         sweep(self._settings.instance)
 
     def describe(self) -> dict[str, Any]:
-        return {"range": str(self._layout.range), "bridges": len(self._bridges), "resolvers": [str(a) for a in self._applied.resolvers]}
+        resolvers = [str(address) for address in self._applied.resolvers]
+        return {"range": str(self._layout.range), "bridges": len(self._bridges), "resolvers": resolvers, "api": self.api}
+
+    @property
+    def api(self) -> str:
+        """ADDRESS:PORT of SCF's interfaces as sandboxes reach them; "" where they can't."""
+        place = self._place()
+        return f"{place[0]}:{place[1]}" if place else ""
 
     @property
     def resolv_conf(self) -> str:
         return resolvers.resolv_conf(self._layout, len(self._applied.resolvers))
+
+    def _open_endpoint(self) -> None:
+        """Functions work without it, so a port that somebody else has is told and no more."""
+        if not self._settings.nat_api:
+            return
+        address, port = self._layout.gateway(0), self._settings.nat_api_port
+        try:
+            self.endpoint = endpoint.listen(address, port)
+        except OSError as error:
+            _log.error("functions can't call others here: %s:%d: %s; see HEARTH_NAT_API_PORT", address, port, error.strerror)
+
+    def _close_endpoint(self) -> None:
+        if self.endpoint is not None:
+            self.endpoint.close()
+            self.endpoint = None
+
+    def _place(self) -> tuple[str, int] | None:
+        place: tuple[str, int] | None = None if self.endpoint is None else self.endpoint.getsockname()
+        return place
 
     # -- the host's side --------------------------------------------------------------------------------------------------
 
@@ -149,7 +181,10 @@ class Nat:
         return self._chosen or resolvers.of_host()
 
     def _apply(self, wanted: _Applied) -> None:
-        self._nft.run(ruleset.ip_table(self._layout, allowed=self._allowed, resolvers=wanted.resolvers, guarded=wanted.guarded))
+        rules = ruleset.ip_table(
+            self._layout, allowed=self._allowed, resolvers=wanted.resolvers, guarded=wanted.guarded, endpoint=self._place()
+        )
+        self._nft.run(rules)
         self._applied = wanted
 
     def look(self) -> None:

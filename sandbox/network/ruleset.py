@@ -1,7 +1,7 @@
 """The firewall as text, nft(8): two tables of ours, both named by the instance's mark.
 
     bridge   each port may send from its own MAC and IPv4 address and nothing else: no ARP, no IPv6, no broadcast of any other kind
-    ip       what sandboxes may reach, the way to their resolvers, nobody begins a connection to them, masquerade
+    ip       what sandboxes may reach, the way to their resolvers and to SCF's interfaces, nobody begins a connection to them, masquerade
 
 The decision falls in prerouting, before anybody's DNAT: a published port of the host is judged by the address the sandbox asked for. TCP
 is refused by a reset, since the kernel sends few ICMP errors a second and a function would wait for its own timeout. Tables of others
@@ -67,9 +67,15 @@ def senders(layout: Layout, ports: Iterable[Port]) -> str:
 
 
 def ip_table(
-    layout: Layout, *, allowed: Sequence[Destination] = (), resolvers: Sequence[IPv4Address] = (), guarded: Sequence[str] = ()
+    layout: Layout,
+    *,
+    allowed: Sequence[Destination] = (),
+    resolvers: Sequence[IPv4Address] = (),
+    guarded: Sequence[str] = (),
+    endpoint: tuple[str, int] | None = None,
 ) -> str:
-    """The table new, in one transaction. `guarded` are links that forward only because of us: nothing but ours goes through them."""
+    """The table new, in one transaction. `guarded` are links that forward only because of us: nothing but ours goes through them.
+    `endpoint` is an address and a TCP port of the host's that is open, see endpoint.py."""
     name, bridges = table(layout.instance), f'"{layout.prefix}b*"'
     pairs = [(layout.resolver(index), resolver) for index, resolver in enumerate(resolvers)]
     return f"""
@@ -84,6 +90,7 @@ table ip {name} {{
         ip saddr != {layout.range} drop
         {_lines(f"ip daddr {seen} {_DNS} accept" for seen, _ in pairs)}
         {_lines(map(_accepted, allowed))}
+        {"" if endpoint is None else f"ip daddr {endpoint[0]} tcp dport {endpoint[1]} accept"}
         fib daddr type != unicast goto refused
         ip daddr {{ {", ".join((str(layout.range), *_outside(layout)))} }} goto refused
     }}

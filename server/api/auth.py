@@ -1,5 +1,6 @@
 """The bearer credential: every path needs it but those that say how the service is, those of SCF's own interfaces, where each request is
-signed, and the URLs of HTTP triggers, each of which says for itself what it needs.
+signed, and the URLs of HTTP triggers, each of which says for itself what it needs. To functions, on a
+listener of their own, only SCF's are served.
 
 The API cannot read the credential's file, which is root's alone: `hearth up` hands it the SHA-256 in HEARTH_TOKEN_SHA256.
 """
@@ -17,7 +18,7 @@ import falcon.asgi
 from sandbox.errors import ConfigError
 from sandbox.settings import Settings
 from server.api.request import Request
-from server.errors import Unauthorized
+from server.errors import NotFound, Unauthorized
 from server.triggers.http import URL_PREFIX
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
@@ -54,6 +55,9 @@ class Auth:
         self._valid: bytes | None = None  # the last header that was; most clients send the same one each time
 
     async def process_request(self, req: Request, resp: falcon.asgi.Response) -> None:
+        if req.is_from_function and req.path not in SIGNED_PATHS:
+            # With or without a credential: from in there nobody may even try one.
+            raise NotFound("this is not served to functions", hint="a function calls others through SCF's interfaces, at /")
         if req.path not in _NOT_OURS and not req.path.startswith(URL_PREFIX):
             self.check(req)
 

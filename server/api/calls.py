@@ -59,6 +59,7 @@ class Call:
     routing_key: RoutingKey = field(default_factory=no_key)
     #: The trigger's name; empty for a client's own.
     trigger: str = ""
+    caused_by: str = ""  # the call that made it, by its request id
     created_at: float = field(default_factory=time.time)
     reply: Reply | None = None
     refusal: SandboxError | ApiError | None = None
@@ -191,7 +192,7 @@ def billed_ms(reply: Reply) -> int:
 def outcome_of(call: Call, status: int, shown_status: int) -> Outcome:
     """What becomes its record (DESIGN section 8), `runtime` with it: the interpreter that really served it."""
     function, reply = call.known.function, call.reply
-    asked = (call.request_id, function.name, function.namespace, call.qualifier, function.version, function.memory)
+    asked = (call.request_id, function.name, function.namespace, call.qualifier, function.version, function.memory, call.caused_by)
     if reply is None:
         return Outcome(*asked, shown_status, status, call.created_at, time.time(), _refusal(call.refusal))
     return Outcome(

@@ -83,11 +83,14 @@ class Connection(ASGIProtocol):  # type: ignore[misc]
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if self._connections.admit(self):
+        if self._admitted():
             self._arm_keepalive_timer()  # gunicorn's first timer comes only behind a first reply
             return
         self._send_error_response(503, "every connection is busy", (("Retry-After", "1"),))
         super()._close_transport()
+
+    def _admitted(self) -> bool:
+        return self._connections.admit(self)
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:

@@ -17,6 +17,9 @@ import falcon.asgi
 DRAIN_BYTES: Final = 8 * 1024 * 1024
 DRAIN_SECONDS: Final = 10.0
 
+#: In the ASGI scope of a request that came in on the listener for functions (`server.api.inside`).
+INSIDE: Final = "hearth.inside"
+
 Event = dict[str, Any]
 
 
@@ -34,6 +37,11 @@ class Request(falcon.asgi.Request):
         self._drain_left = DRAIN_BYTES
         #: Set by the resource that gives the request an id; problem documents repeat it.
         self.request_id = ""
+
+    @property
+    def is_from_function(self) -> bool:
+        """Whether it came from a sandbox, on the listener for functions: then whoever sent it is hostile, also with a good credential."""
+        return INSIDE in self.scope
 
     async def body(self, limit_bytes: int) -> bytes | None:
         """The whole body; None when it is longer than that, and then it has been drained as far as it goes. Raises ClientGone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +55,7 @@ class Runtime(Protocol):
     """`sandbox.client.Client`, as the API uses it."""
 
     on_change: Callable[[str | None], None]
+    on_connection: Callable[[bool], None]
 
     @property
     def connected(self) -> bool: ...
@@ -64,6 +66,8 @@ class Runtime(Protocol):
     async def announce(self, function_id: str) -> None: ...
     async def describe(self) -> dict[str, Any]: ...
     async def resolve(self, runtime: str) -> dict[str, Any]: ...
+    async def credential(self, secret_id: str) -> dict[str, Any] | None: ...
+    async def endpoint(self) -> socket.socket | None: ...
     async def quota(self, namespace: str, epoch: int, family: str = "", *, is_reserved: bool = False) -> None: ...
     async def provision(
         self, spec: FunctionSpec, number: int, *, purpose: str = ..., revision: int = 0, seconds: float | None = None

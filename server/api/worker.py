@@ -42,6 +42,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         """gunicorn's, but for whose connections they are and for the backlog, which would fall to asyncio's 100."""
         # Not above: gunicorn's master loads this module too, and needs nothing of that.
         from server.api.connection import Connection, Connections
+        from server.api.inside import InsideListener
 
         settings: Settings = self.asgi.services.settings
         self.connections = Connections(connection_limit(settings), settings.http_stall_seconds)
@@ -55,6 +56,8 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             server = await self.loop.create_server(lambda: Connection(self), sock=listener.sock, backlog=self.cfg.backlog)
             self.servers.append(server)
             self.log.info("listening on %s", listener)
+        self.inside = InsideListener(self, self.connections)
+        self.inside.start()
         while self.alive and self.ppid == os.getppid():
             self.notify()
             await asyncio.sleep(BEAT_SECONDS)
@@ -69,6 +72,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)  # gunicorn ends with it: another worker would fare no better
 
     async def _shutdown(self) -> None:
+        self.inside.close()
         for server in self.servers:
             server.close()
         self.asgi.services.stopping.set()

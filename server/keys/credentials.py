@@ -17,12 +17,16 @@ from server.keys.service import Keys
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a signature is checked with and what its owner may do. `namespace` empty: all of them."""
+    """What a signature is checked with and what its owner may do. `namespace` empty: all of them.
+
+    `caused_by` is the call that signs with a function's own credentials, by its request id; "" of anybody else, and between calls.
+    """
 
     secret_id: str
     secret_key: str = field(repr=False)
     scope: Scope
     namespace: str
+    caused_by: str = ""
 
 
 class UnknownSecretId(LookupError):
@@ -42,9 +46,9 @@ Run = Callable[..., Awaitable[Any]]
 class Credentials:
     """`resolve` may be set at any time by whoever knows temporary credentials."""
 
-    def __init__(self, keys: Keys, run: Run) -> None:
+    def __init__(self, keys: Keys, run: Run, resolve: Resolver | None = None) -> None:
         self._keys, self._run = keys, run
-        self.resolve: Resolver | None = None
+        self.resolve = resolve
 
     async def find(self, secret_id: str, token: str = "") -> Credential:
         """Raises UnknownSecretId, InvalidToken; SQLAlchemyError and ConfigError where the table can't be asked."""

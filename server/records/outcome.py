@@ -17,7 +17,8 @@ class Outcome(NamedTuple):
     """A call that ran once, or that was refused: then everything from `result` on is left out.
 
     `status` is SCF's as the record shows it (499: the client had left), `call_status` how the call itself ended; times in seconds since
-    the epoch, durations in milliseconds; `memory_mb` is the function's own limit; `error` {"code", "message"[, "stack_trace"]}.
+    the epoch, durations in milliseconds; `memory_mb` is the function's own limit; `caused_by` the request id of the
+    call that made this one, or ""; `error` {"code", "message"[, "stack_trace"]}.
     """
 
     request_id: str
@@ -26,6 +27,7 @@ class Outcome(NamedTuple):
     qualifier: str
     version: str
     memory_mb: int
+    caused_by: str
     status: int
     call_status: int
     created_at: float
@@ -60,6 +62,8 @@ class Outcome(NamedTuple):
             record |= {"qualifier": self.qualifier, "version": self.version}
         if self.trigger:
             record["trigger"] = self.trigger
+        if self.caused_by:
+            record["caused_by"] = self.caused_by
         if self.status != SUCCESS or self.error is not None:
             record |= {"status": self.status, "state": "succeeded" if self.error is None else "failed", "error": self.error}
         return record if self.start is None else self._ran(record)

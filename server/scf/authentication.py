@@ -24,6 +24,7 @@ from server.scf.signatures import (
     SKEW_SECONDS,
     Claim,
     OldClaim,
+    Tc3Claim,
     failure,
     old_matches,
     read_old,
@@ -59,7 +60,7 @@ class Authentication:
 
     def __init__(self, services: Services, clock: Callable[[], float] = time.time) -> None:
         self._services, self._clock = services, clock
-        self._large_forms = asyncio.Semaphore(LARGE_FORMS)
+        self._large_forms, self._large_inside = asyncio.Semaphore(LARGE_FORMS), asyncio.Semaphore(LARGE_FORMS)
         settings = services.settings
         self._limit_bytes = int(max(settings.limit_code_bytes * _FORM_GROWTH, settings.limit_event_bytes * _EVENT_GROWTH)) + _SPARE_BYTES
 
@@ -81,14 +82,14 @@ class Authentication:
 
     @asynccontextmanager
     async def _turn(self, req: Request) -> AsyncIterator[None]:
-        """While it is not known who has sent a form."""
+        """While it is not known who has sent a form; a function waits in a line of functions, known or not."""
         size = req.content_length
         if size is None and req.get_header("Transfer-Encoding") is None:
             size = 0
         if size is not None and size <= LARGE_FORM_BYTES:
             yield
             return
-        async with self._large_forms:
+        async with self._large_inside if req.is_from_function else self._large_forms:
             yield
 
     async def _tc3(self, req: Request, authorization: str) -> Signed:
@@ -96,7 +97,13 @@ class Authentication:
         claim = read_tc3(authorization, header)
         self._check_clock(claim, SKEW_SECONDS)
         credential = await self._find(claim)
-        body = await self._body(req)
+        if not req.is_from_function:
+            return await self._tc3_body(req, claim, credential)
+        async with self._turn(req):
+            return await self._tc3_body(req, claim, credential)
+
+    async def _tc3_body(self, req: Request, claim: Tc3Claim, credential: Credential) -> Signed:
+        header, body = req.signed_header, await self._body(req)
 
         def matches() -> bool:
             key = credential.secret_key

@@ -73,6 +73,7 @@ class FakeClient:
         self.announced: list[str] = []
         self.quotas: list[tuple[str, int, str, bool]] = []
         self.provisioned: dict[str, tuple[FunctionSpec, int, int]] = {}
+        self.temporary: dict[str, dict[str, Any]] = {}
         self.sandboxes: list[dict[str, Any]] = [{"id": "s1", "state": "leased", "memory_bytes": 5}, {"id": "s2", "state": "idle"}]
 
     async def start(self) -> None:
@@ -111,6 +112,10 @@ class FakeClient:
     async def resolve(self, runtime: str) -> dict[str, Any]:
         self._check()
         return dict(SERVED_BY)
+
+    async def credential(self, secret_id: str) -> dict[str, Any] | None:
+        self._check()
+        return self.temporary.get(secret_id)
 
     async def quota(self, namespace: str, epoch: int, family: str = "", *, is_reserved: bool = False) -> None:
         self._check()

@@ -58,7 +58,7 @@ class Stage:
 
     def request(self, message: dict[str, Any], answer: Callable[[Any, list[int]], None]) -> None:
         if message["op"] == "acquire":
-            lease = {"lease": 9, "start": self._start, "why_cold": "", "runtime": "Python3.11", "sandbox": "s1", "locale": "C"}
+            lease = {"lease": 9, "start": self._start, "why_cold": "", "runtime": "Python3.11", "sandbox": "s1", "locale": "C", "grant": {}}
             answer(lease, self._fds)
             return
         assert not self.released, "released twice"

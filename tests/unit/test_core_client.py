@@ -46,6 +46,7 @@ from sandbox.spec import FunctionSpec
 
 GUEST = Path(__file__).resolve().parents[2] / "sandbox/guest"
 WAIT_SECONDS = 10
+GRANT = {"secret_id": "AKIDs", "secret_key": "k", "token": "t", "endpoint": "10.1.0.1:9"}
 
 #: Only the place of the code differs from inside a sandbox, where it is /var/user.
 PROGRAM = """
@@ -185,7 +186,7 @@ class Sandboxd:
         self._numbers += 1
         self.leases[self._numbers] = worker
         answer = {"id": message["id"], "lease": self._numbers, "start": start, "why_cold": "" if start == "warm" else "no worker was warm"}
-        answer |= {"runtime": "Python3.11", "sandbox": "s0", "locale": "C.UTF-8", "deadline": 0.0}
+        answer |= {"runtime": "Python3.11", "sandbox": "s0", "locale": "C.UTF-8", "deadline": 0.0, "grant": GRANT}
         channel.send(answer, (worker.socket.fileno(), worker.log))
 
     def _running(self, channel: Channel, message: dict[str, Any]) -> None:

@@ -45,7 +45,9 @@ async def call_function(ask: Ask, event_name: str, default_qualifier: str) -> di
     name, event = parameters.required("FunctionName"), _event(ask, event_name)
     with_log = _log_type(ask) == "tail"
     qualifier, key = parameters.text("Qualifier") or default_qualifier, checked_routing_key(parameters.text("RoutingKey") or None)
-    call = Call(ask.request_id, await services.cache.find(name, ask.namespace(), qualifier, key), qualifier, key)
+    call = Call(
+        ask.request_id, await services.cache.find(name, ask.namespace(), qualifier, key), qualifier, key, caused_by=ask.credential.caused_by
+    )
     await services.calls.perform(call, event)
     if call.reply is None:
         services.calls.finish(call)
