@@ -40,6 +40,9 @@ def test_every_setting_can_be_given_by_its_environment_name() -> None:
             "nat_range": "10.1.0.0/16",
             "nat_allow": "10.1.2.3:80",
             "nat_dns": "10.1.2.3",
+            "public_url": "https://functions.example.org",
+            "http_domain": "fn.example.org",
+            "trusted_proxies": "10.0.0.0/8, ::1",
             "timer_zone": "UTC",
             "bucket_hosts": "a:1=b",
         }
