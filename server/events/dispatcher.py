@@ -32,7 +32,7 @@ from server.events.deadletters import DeadLetters
 from server.events.delivery import Delivery
 from server.events.group import GroupCommit
 from server.events.lanes import Lanes, Needs
-from server.events.model import Event, EventSettings, Settlement
+from server.events.model import MAX_HOPS, Event, EventSettings, Settlement
 from server.events.policy import CALLER_ERRORS, CANCELLED, FUNCTION_ERRORS, SUCCESS, Verdict, expired, judge
 from server.events.queue import EventQueue
 from server.events.wake import Mailbox
@@ -238,14 +238,16 @@ class Dispatcher:
             return attempts.cancellation(event, settings, now=now)
         if expired(last, now=now, deadline=deadline):
             return attempts.expiry(event, settings, now=now)
+        if event.hops > MAX_HOPS:
+            return attempts.too_many_hops(event, settings, now=now)
         try:
-            known = await self._functions.find(event.function, event.namespace, event.qualifier)
+            known = await self._functions.find(event.function, event.namespace, event.qualifier, event.routing_key)
         except ApiError as error:
             status = error.scf_status or error.status
             record = attempts.of_refusal(error, now=self._clock())
             verdict = self._judge(event, settings, status)
             return attempts.settlement(event, settings, record, status, verdict, memory_mb=0, now=self._clock())
-        call = run.call = Call(event.request_id, known, event.qualifier, created_at=event.created_at)
+        call = run.call = Call(event.request_id, known, event.qualifier, event.routing_key, created_at=event.created_at)
         if run.cancelled:
             return attempts.cancellation(event, settings, now=self._clock())
         await self._calls.perform(call, event.payload)

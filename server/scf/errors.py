@@ -39,6 +39,7 @@ CLASSES: Final[Mapping[type[Exception], str]] = {
     api.Conflict: "FailedOperation.OperationConflict",
     api.LimitExceeded: "LimitExceeded.Quota",
     api.PayloadTooLarge: "InvalidParameter.RequestTooLarge",
+    api.QueueFull: "ResourceInsufficient",
     # A call that was refused: nothing ran. RequestLimitExceeded is what the SDKs' own retries look for.
     runtime.Throttled: "RequestLimitExceeded",
     runtime.NoCapacity: "ResourceInsufficient",
@@ -56,6 +57,7 @@ CLASSES: Final[Mapping[type[Exception], str]] = {
     runtime.ProcessExit: "FailedOperation.InvokeFunction",
     runtime.ProtocolError: "FailedOperation.InvokeFunction",
     runtime.ReplyTooLarge: "FailedOperation.InvokeFunction",
+    runtime.Cancelled: "FailedOperation.InvokeFunction",
     runtime.LaunchError: "InternalError.System",
     runtime.CallLost: "InternalError.System",
     runtime.ImageError: "InternalError.System",
@@ -101,6 +103,10 @@ FIELDS: Final[Mapping[str, str]] = {
     "code": "InvalidParameterValue.ZipFile",
     "code.zip": "InvalidParameterValue.ZipFileBase64BinasciiError",
     "triggers": "UnsupportedOperation.Trigger",
+    "retries": "LimitExceeded.RetryNum",
+    "ttl": "LimitExceeded.MsgTTL",
+    "dead_letter": "InvalidParameterValue.DeadLetterConfig",
+    "dead_letter.target": "InvalidParameterValue.DeadLetterConfig",
 }
 
 #: By class of error, what one action calls it.

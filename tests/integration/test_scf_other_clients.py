@@ -122,7 +122,10 @@ def test_what_a_client_of_api_2_distinguishes(hearth: Instance, old: Any, pair: 
     assert old("CreateFunction", {"functionName": "big", "code": big, "handler": "index.main_handler"})["code"] == 4000
     created = {"functionName": "old-event", "code": f"@{packed(ECHO)}", "handler": "index.main_handler"}
     assert old("CreateFunction", created)["code"] == 0 and old("CreateFunction", created)["code"] == 5100
-    assert old("InvokeFunction", {"functionName": "old-event", "invokeType": "Event"})["code"] == 6100
+    sent = old("InvokeFunction", {"functionName": "old-event", "invokeType": "Event", "param": "[1]"})
+    assert sent["code"] == 0 and list(sent["data"]) == ["requestId"]
+    record = hearth.request("GET", f"/v1/invocations/{sent['data']['requestId']}?wait=20").body
+    assert (record["type"], record["result"]) == ("async", [1])
     assert old("InvokeFunction", {"functionName": "old-event", "param": "{"})["code"] == 4000
     assert old("UpdateFunction", {"functionName": "old-event"})["code"] == 4000
     assert old("DeleteFunction", {"functionName": "old-event"})["code"] == 0

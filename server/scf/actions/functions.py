@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sandbox.errors import RuntimeNotFound
 from server.errors import LimitExceeded
-from server.functions.model import LATEST, Function
+from server.functions.model import ASYNC_RUN, LATEST, Function
 from server.scf.actions.model import Action, Ask
 from server.scf.code import entry_file, zip_of
 from server.scf.configuration import DEFAULT_HANDLER, DEFAULT_RUNTIME, OTHERWISE_RUNTIME, function_id, read_configuration, shown
@@ -53,6 +53,7 @@ async def update_function_configuration(ask: Ask) -> dict[str, Any]:
     parameters, functions = ask.parameters, ask.services.functions
     _refuse_publish(ask)
     name, changes, extras = parameters.required("FunctionName"), read_configuration(parameters), read_extras(parameters)
+    extras.pop(ASYNC_RUN, None)  # said at creation, once and for all
     if "runtime" in changes:
         current = await ask.services.lookups.run(functions.get, name, ask.namespace())
         if changes["runtime"].lower() != current.runtime.lower():
