@@ -98,7 +98,7 @@ class EventFront:
         return sorted([*shown, *over], key=lambda record: str(record["created_at"]), reverse=True)[:limit]
 
     def outlines(self, function: str, namespace: str, *, since: float, until: float, limit: int) -> list[dict[str, Any]]:
-        """The newest `limit` records of calls made between two moments, newest first, pending ones too; without results and logs. Blocking."""
+        """The newest `limit` records of calls made between two moments, newest first, pending ones too; no results, no logs. Blocking."""
         # In this order: what is settled between the two looks is seen twice, not never.
         pending = self._queue.search(Filter(namespace, function, since=since, until=until), limit)
         over = self._recorder.outlines(function, namespace, since=since, until=until, limit=limit)

@@ -29,8 +29,9 @@ class NewEvent:
     """An event to put into the queue.
 
     `payload` is JSON text. `source`: "client", or what made it: "timer", "cos", "http", "resend", "dead-letter"; `trigger` is that
-    trigger's name, `caused_by` the request that led to it, `hops` how many events led to each other before it, `routing_key` what its caller says to an alias. `not_before`, seconds
+    trigger's name, `caused_by` the request that led to it, `hops` how many events led to each other before it. `not_before`, seconds
     since the epoch, delays it. `request_id` is made when empty. A known `idempotency_key` of the same function puts nothing.
+    `routing_key` is what its caller says to an alias.
     """
 
     namespace: str

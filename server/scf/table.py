@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from server.scf.actions import events, functions, invocations, records
+from server.scf.actions import events, functions, invocations, records, triggers
 from server.scf.actions.model import Action, Ask
 from server.scf.errors import ScfError
 
 #: The modules of `server.scf.actions`, in the order of the reference; no action is in two.
-_MODULES: Final[tuple[Mapping[str, Action], ...]] = (functions.ACTIONS, invocations.ACTIONS, records.ACTIONS, events.ACTIONS)
+_MODULES: Final[tuple[Mapping[str, Action], ...]] = (
+    functions.ACTIONS,
+    invocations.ACTIONS,
+    records.ACTIONS,
+    events.ACTIONS,
+    triggers.ACTIONS,
+)
 
 #: The 52 actions of 2018-04-16, and the four that only scfcli calls.
 KNOWN: Final = frozenset(

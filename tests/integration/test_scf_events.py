@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,3 +142,74 @@ def test_every_call_of_a_function_that_always_runs_asynchronously(hearth: Instan
     config = {"RetryConfig": [{"RetryNum": 1}]}
     refused = scf.refused("UpdateFunctionEventInvokeConfig", FunctionName=name, AsyncTriggerConfig=config)
     assert refused == "UnsupportedOperation.UpdateFunctionEventInvokeConfig"
+
+
+NOT_HERE = ("ckafka", "cmq", "apigw", "cls")
+YEARLY = "0 0 0 1 1 * *"
+
+
+def test_a_whole_life_of_a_trigger(hearth: Instance, scf: Client, pair: Pair, tmp_path: Path) -> None:
+    name = make(scf, "triggered")
+    named = {"FunctionName": name, "TriggerName": "tick", "Type": "timer"}
+    made = scf.call("CreateTrigger", **named, TriggerDesc=YEARLY, CustomArgument="hi", Enable="CLOSE", Description="größe")["TriggerInfo"]
+    assert made["TriggerDesc"] == json.dumps({"cron": YEARLY}, separators=(",", ":"))
+    assert (made["Enable"], made["CustomArgument"], made["Qualifier"], made["Description"]) == (0, "hi", "$LATEST", "größe")
+    assert scf.call("GetFunction", FunctionName=name)["Triggers"] == [made]
+    scf.call("UpdateTriggerStatus", **named, Enable="OPEN")
+    assert scf.refused("UpdateTriggerStatus", **named, Enable="OPEN") == "FailedOperation.UpdateTriggerStatus"
+    scf.call("UpdateTrigger", **named, TriggerDesc='{"cron": "0 0 0 2 1 * *"}', Description="new")
+    (row,) = scf.call("ListTriggers", FunctionName=name)["Triggers"]
+    assert (row["Enable"], row["TriggerDesc"], row["CustomArgument"], row["Description"]) == (1, '{"cron":"0 0 0 2 1 * *"}', "hi", "new")
+    scf.call("UpdateTrigger", **named, TriggerDesc="* * * * * * *")
+    fired = wait_until(lambda: [row for row in hearth.records(name) if row["state"] == "succeeded"], "it fires", 20)[0]
+    assert (fired["source"], fired["trigger"], fired["result"]["Message"]) == ("timer", "tick", "hi")
+    assert scf.call("ListAsyncEvents", FunctionName=name, InvokeType=["TIMER"])["TotalCount"] >= 1
+    run = tccli(hearth, pair, tmp_path)
+    done = run("DeleteTrigger", "--FunctionName", name, "--TriggerName", "tick", "--Type", "timer")
+    assert done.returncode == 0, done.stderr
+    assert scf.refused("DeleteTrigger", **named) == "ResourceNotFound.Trigger"
+    assert scf.call("ListTriggers", FunctionName=name)["TotalCount"] == 0
+
+
+def test_triggers_are_listed_in_order_and_refused_by_scf_s_codes(scf: Client) -> None:
+    name = make(scf, "many-triggers")
+    new = {"FunctionName": name, "Type": "timer", "TriggerDesc": YEARLY}
+    scf.call("CreateTrigger", **new, TriggerName="a", Qualifier="$DEFAULT")
+    scf.call("CreateTrigger", **new, TriggerName="b")
+    bucket = "photos-1250000000.cos.ap-guangzhou.myqcloud.com"
+    rule = {"event": "cos:ObjectCreated:*", "filter": {"Prefix": "in/", "Suffix": ".jpg"}}
+    made = scf.call("CreateTrigger", FunctionName=name, TriggerName=bucket, Type="cos", TriggerDesc=json.dumps(rule))
+    assert json.loads(made["TriggerInfo"]["TriggerDesc"]) == rule
+
+    def names(**how: Any) -> list[str]:
+        return [row["TriggerName"] for row in scf.call("ListTriggers", FunctionName=name, **how)["Triggers"]]
+
+    assert names(OrderBy="add_time", Order="ASC") == ["a", "b", bucket] and names(OrderBy="add_time", Order="ASC", Offset=1, Limit=1) == [
+        "b"
+    ]
+    assert names() == [bucket, "b", "a"]
+    assert names(Filters=[{"Name": "Qualifier", "Values": ["$DEFAULT"]}]) == ["a"]
+    assert names(Filters=[{"Name": "TriggerName", "Values": ["b", "x"]}]) == ["b"]
+    shown = scf.call("GetFunction", FunctionName=name, Qualifier="$DEFAULT")["Triggers"]
+    assert [row["TriggerName"] for row in shown] == ["a"]
+    for action, changes, code in (
+        ("CreateTrigger", {"TriggerName": "c"}, "LimitExceeded.Trigger"),
+        ("CreateTrigger", {"TriggerName": "a"}, "ResourceInUse.TriggerName"),
+        ("CreateTrigger", {"TriggerName": "9"}, "InvalidParameterValue.TriggerName"),
+        ("CreateTrigger", {"TriggerName": "c", "TriggerDesc": "x"}, "InvalidParameterValue.TriggerDesc"),
+        ("CreateTrigger", {"TriggerName": "c", "Enable": "AJAR"}, "InvalidParameterValue.Enable"),
+        ("CreateTrigger", {"TriggerName": "c", "CustomArgument": "x" * 4097}, "InvalidParameterValue.CustomArgument"),
+        ("CreateTrigger", {"TriggerName": "c", "Type": "fax", "TriggerDesc": "{}"}, "InvalidParameterValue.Type"),
+        ("CreateTrigger", {"TriggerName": "c", "FunctionName": "nobody"}, "ResourceNotFound.Function"),
+        *(
+            ("CreateTrigger", {"TriggerName": "c", "Type": kind}, "UnsupportedOperation.Trigger")
+            for kind in ("ckafka", "cmq", "apigw", "cls")
+        ),
+        ("UpdateTrigger", {"TriggerName": "c"}, "ResourceNotFound.Trigger"),
+        ("UpdateTrigger", {"TriggerName": "a", "Qualifier": "$LATEST"}, "ResourceNotFound.Trigger"),
+        ("UpdateTrigger", {"TriggerName": "a", "TriggerDesc": "x"}, "InvalidParameterValue.TriggerDesc"),
+    ):
+        assert scf.refused(action, **{**new, **changes}) == code, (action, changes)
+    assert scf.refused("DeleteTrigger", FunctionName=name, TriggerName="a", Type="cos") == "ResourceNotFound.Trigger"
+    assert scf.refused("ListTriggers", FunctionName=name, OrderBy="x") == "InvalidParameterValue.OrderBy"
+    assert scf.refused("ListTriggers", FunctionName=name, Filters=[{"Name": "x", "Values": ["y"]}]) == "InvalidParameterValue.Filters"

@@ -12,6 +12,7 @@ from sandbox.errors import RuntimeNotFound
 from server.errors import LimitExceeded
 from server.functions.model import ASYNC_RUN, LATEST, Function
 from server.scf.actions.model import Action, Ask
+from server.scf.actions.triggers import shown as shown_trigger
 from server.scf.code import entry_file, zip_of
 from server.scf.configuration import DEFAULT_HANDLER, DEFAULT_RUNTIME, OTHERWISE_RUNTIME, function_id, read_configuration, shown
 from server.scf.download import code_url
@@ -68,7 +69,11 @@ async def get_function(ask: Ask) -> dict[str, Any]:
     code_info = ""
     if ask.parameters.flag("ShowCode"):
         code_info = await ask.services.lookups.run(entry_file, ask.services.codestore, function)
-    return shown(function, qualifier=ask.parameters.text("Qualifier") or LATEST, code_info=code_info)
+    qualifier = ask.parameters.text("Qualifier")
+    triggers = await ask.services.lookups.run(ask.services.triggers.list, function.name, function.namespace)
+    # Of a qualifier that is asked for only its own.
+    rows = [shown_trigger(trigger) for trigger in triggers if qualifier in ("", trigger.qualifier)]
+    return shown(function, qualifier=qualifier or LATEST, code_info=code_info) | {"Triggers": rows}
 
 
 async def list_functions(ask: Ask) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from server.scf.actions.model import Action, Ask
 from server.scf.errors import ScfError
 from server.scf.logs import call_log, tail
 
-
 #: The rest of an asynchronous call's Result.
 _NOTHING_YET: Final = {"RetMsg": "", "ErrMsg": "", "Log": "", "InvokeResult": 0, "Duration": 0, "BillDuration": 0, "MemUsage": 0}
 
