@@ -24,7 +24,7 @@ from server.api.services import Services
 from server.errors import SCF_EVENT_TOO_LARGE, ApiError, BadRequest, PayloadTooLarge, error_body, failure_of, from_runtime
 from server.events.model import ACCEPTED, NewEvent
 from server.functions.checks import shown
-from server.functions.model import DEFAULT_NAMESPACE, LATEST
+from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 from server.functions.routing import MAX_ROUTING_KEY_BYTES, RoutingKey, checked_routing_key, no_key
 from server.records.ids import new_request_id
 
@@ -124,10 +124,10 @@ class FunctionInvocations:
         options = read_options(req)
         if event:
             check_event(event)
-        if options.asynchronous:
-            await self._accept(req, resp, name, options, event or b"{}")
-            return
         known = await self._cache.find(name, options.namespace, options.qualifier, options.routing_key)
+        if options.asynchronous or known.function.always_asynchronous:
+            await self._accept(req, resp, known.function, options, event or b"{}")
+            return
         call = Call(request_id, known, options.qualifier, options.routing_key)
         await self._calls.perform(call, event or b"{}")
         reply = call.reply
@@ -141,13 +141,9 @@ class FunctionInvocations:
         if options.tail:
             resp.set_header("X-Scf-Log", base64.b64encode(reply.log[-TAIL_BYTES:]).decode())
 
-    async def _accept(self, req: Request, resp: falcon.asgi.Response, name: str, options: Options, event: bytes) -> None:
+    async def _accept(self, req: Request, resp: falcon.asgi.Response, function: Function, options: Options, event: bytes) -> None:
         """202 once the event is on disk."""
-        settings = self._services.settings
-        if len(event) > (limit := settings.limit_async_event_bytes):
-            raise PayloadTooLarge(f"the event is over the limit of {limit} bytes", scf_status=SCF_EVENT_TOO_LARGE)
-        key, delay = _idempotency_key(req), _delay_seconds(req, settings.limit_event_delay_seconds)
-        function = (await self._cache.find(name, options.namespace, options.qualifier)).function
+        key, delay = _idempotency_key(req), _delay_seconds(req, self._services.settings.limit_event_delay_seconds)
         new = NewEvent(
             namespace=function.namespace,
             function=function.name,
@@ -156,9 +152,10 @@ class FunctionInvocations:
             idempotency_key=key,
             not_before=time.time() + delay if delay else 0.0,
             request_id=req.request_id,
+            routing_key=options.routing_key,
         )
         # Acknowledged or not: it is one or the other, also when the client leaves meanwhile.
-        accepted = await self._services.changes.finish(self._events.put(new))
+        accepted = await self._services.changes.finish(self._events.accept(new))
         resp.status, resp.data = 202, dump({"request_id": accepted})
         resp.set_headers((("X-Scf-Request-Id", accepted), ("X-Scf-Status", str(ACCEPTED)), ("Location", f"/v1/invocations/{accepted}")))
 

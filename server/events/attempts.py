@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from server.errors import ApiError
 from server.events import deadletters
-from server.events.model import Event, EventSettings, Outcome, Settlement, final_record, queue_ms
-from server.events.policy import CANCELLED, FUNCTION_ERRORS, NEVER_TRIED, Verdict
+from server.events.model import MAX_HOPS, Event, EventSettings, Outcome, Settlement, final_record, queue_ms
+from server.events.policy import CALLER_ERROR, CANCELLED, FUNCTION_ERRORS, NEVER_TRIED, Verdict
 from server.records.model import usage_of
 from server.store.times import epoch, rfc3339
 
@@ -107,6 +108,16 @@ def cancellation(event: Event, settings: EventSettings, *, now: float) -> Settle
     """It was cancelled before it ran, or between two attempts."""
     error = {"code": "cancelled", "message": "the event was cancelled"}
     return over(event, settings, {"error": error, "ended_at": now}, CANCELLED, "cancelled", event.attempts, now=now)
+
+
+def too_many_hops(event: Event, settings: EventSettings, *, now: float) -> Settlement:
+    """Events that make events have gone on for long enough: it isn't run. Its dead letter makes no event either, or that would go on."""
+    if settings.target_type == "function":
+        settings = replace(settings, target_type="none", target="")
+    message = f"events have led to each other {event.hops} times, limit {MAX_HOPS}: does the function write to what triggers it?"
+    record = {"error": {"code": "too_many_hops", "message": message}, "ended_at": now}
+    attempts = merged(event.attempts, attempt_of(event, record, CALLER_ERROR, ended_at=now))
+    return over(event, settings, record, CALLER_ERROR, "failed", attempts, now=now)
 
 
 def lost(event: Event, *, now: float) -> Settlement:

@@ -12,12 +12,13 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, Engine, delete, insert, select
 
 from sandbox.settings import Settings
-from server.errors import BadRequest
+from server.errors import BadRequest, NotFound, Unsupported
 from server.events.model import EventSettings
 from server.functions.checks import is_name, shown
+from server.functions.model import Function
 from server.functions.service import Functions
 from server.store.engine import writing
-from server.store.tables import event_settings, functions
+from server.store.tables import event_settings
 
 MOST_RETRIES: Final = 2
 SHORTEST_TTL_SECONDS: Final = 60
@@ -44,19 +45,22 @@ class EventConfigs:
         """A function's own, or the defaults. Raises FunctionNotFound."""
         function = self._functions.get(name, namespace)
         with self._engine.connect() as connection:
-            return self._read(connection, function.function_id)
+            return self._read(connection, function)
 
     def change(self, name: str, changes: Any, namespace: str = "default") -> EventSettings:
         """Change what `changes` names: {"retries", "ttl", "dead_letter": {"type", "target"} or null}; null is the default again. Raises
         BadRequest, FunctionNotFound."""
         function = self._functions.get(name, namespace)
         checked = self._checked(changes, name)
+        if function.always_asynchronous and checked.get("retries"):
+            detail = f"function {name} was made with AsyncRunEnable: its calls are not tried again"
+            raise Unsupported(detail, field="retries", hint="0, or leave it out")
         with writing(self._engine) as connection:
             row = self._row(connection, function.function_id)
             values = {"retries": None, "ttl": None, "target_type": "none", "target": ""} | row | checked
             connection.execute(delete(event_settings).where(event_settings.c.function_id == function.function_id))
             connection.execute(insert(event_settings).values(function_id=function.function_id, updated_at=time.time(), **values))
-            found = self._read(connection, function.function_id)
+            found = self._read(connection, function)
         self._known.pop((namespace, name), None)
         return found
 
@@ -78,14 +82,15 @@ class EventConfigs:
         return known[1]
 
     def _by_name(self, name: str, namespace: str) -> EventSettings:
-        query = select(functions.c.function_id).where(functions.c.namespace == namespace, functions.c.name == name)
-        with self._engine.connect() as connection:
-            function_id = connection.execute(query).scalar_one_or_none()
-            return self._defaults if function_id is None else self._read(connection, function_id)
+        try:
+            return self.get(name, namespace)
+        except NotFound:
+            return self._defaults
 
-    def _read(self, connection: Connection, function_id: str) -> EventSettings:
-        row = self._row(connection, function_id)
-        return replace(self._defaults, **{key: value for key, value in row.items() if value is not None})
+    def _read(self, connection: Connection, function: Function) -> EventSettings:
+        row = self._row(connection, function.function_id)
+        found = replace(self._defaults, **{key: value for key, value in row.items() if value is not None})
+        return replace(found, retries=0) if function.always_asynchronous else found
 
     def _row(self, connection: Connection, function_id: str) -> dict[str, Any]:
         columns = event_settings.c

@@ -19,9 +19,10 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sandbox.errors import CallLost, SandboxError, Unavailable
+from sandbox.errors import CallLost, SandboxError, StaleFunction, Unavailable
 from sandbox.log import pairs
 from sandbox.settings import Settings
+from sandbox.spec import FunctionSpec
 from server.api.calls import Call, Calls, outcome_of
 from server.api.lookup import FunctionCache
 from server.api.threads import Threads
@@ -32,7 +33,7 @@ from server.events.deadletters import DeadLetters
 from server.events.delivery import Delivery
 from server.events.group import GroupCommit
 from server.events.lanes import Lanes, Needs
-from server.events.model import Event, EventSettings, Settlement
+from server.events.model import MAX_HOPS, Event, EventSettings, Settlement
 from server.events.policy import CALLER_ERRORS, CANCELLED, FUNCTION_ERRORS, SUCCESS, Verdict, expired, judge
 from server.events.queue import EventQueue
 from server.events.wake import Mailbox
@@ -41,6 +42,9 @@ from server.triggers.timers import Timers
 #: The lease is prolonged so often in its time.
 BEATS: Final = 3
 DATABASE_RETRY_SECONDS: Final = 1.0
+#: So long before a timer's tick its function has a worker, and so long after it.
+WARM_SECONDS: Final = 30.0
+WARM_AFTER_SECONDS: Final = 10.0
 HOUSEKEEPING_SECONDS: Final = 600.0
 #: Claimed for a function that nobody knows: the look-up will say so.
 UNKNOWN: Final = Needs(concurrency=20, memory_mb=0)
@@ -54,6 +58,7 @@ class Runtime(Protocol):
     @property
     def connected(self) -> bool: ...
     async def describe(self) -> dict[str, object]: ...
+    async def provision(self, spec: FunctionSpec, number: int, *, purpose: str, seconds: float) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +106,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
         self._dead = asyncio.Event()
+        self._timers_changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._giving_back = False
         self._strays: set[str] = set()
@@ -113,7 +119,7 @@ class Dispatcher:
         """Until `stop`; then what runs may go on, see `drain`. `began` is called once everything is set up."""
         self._mailbox.open(self._told)
         self._settler.start()
-        loops = [self._dispatch, self._deliver, self._fire, self._keep_house]
+        loops = [self._dispatch, self._deliver, self._fire, self._warm, self._keep_house]
         # It beats on while what runs comes to its end.
         self._beating = asyncio.create_task(self._whatever_happens(self._beat))
         tasks = [asyncio.create_task(self._whatever_happens(loop)) for loop in loops]
@@ -149,6 +155,7 @@ class Dispatcher:
             self._start(self._cancel_asked())
         elif message == wake.TIMERS:
             self._timers.changed.set()
+            self._timers_changed.set()
 
     async def _whatever_happens(self, loop: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -238,14 +245,16 @@ class Dispatcher:
             return attempts.cancellation(event, settings, now=now)
         if expired(last, now=now, deadline=deadline):
             return attempts.expiry(event, settings, now=now)
+        if event.hops > MAX_HOPS:
+            return attempts.too_many_hops(event, settings, now=now)
         try:
-            known = await self._functions.find(event.function, event.namespace, event.qualifier)
+            known = await self._functions.find(event.function, event.namespace, event.qualifier, event.routing_key)
         except ApiError as error:
             status = error.scf_status or error.status
             record = attempts.of_refusal(error, now=self._clock())
             verdict = self._judge(event, settings, status)
             return attempts.settlement(event, settings, record, status, verdict, memory_mb=0, now=self._clock())
-        call = run.call = Call(event.request_id, known, event.qualifier, created_at=event.created_at)
+        call = run.call = Call(event.request_id, known, event.qualifier, event.routing_key, created_at=event.created_at)
         if run.cancelled:
             return attempts.cancellation(event, settings, now=self._clock())
         await self._calls.perform(call, event.payload)
@@ -384,6 +393,19 @@ class Dispatcher:
             self._timers.changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._timers.changed.wait(), min(wait_seconds, self._settings.event_poll_seconds))
+
+    async def _warm(self) -> None:
+        """A worker for each timer that ticks soon, kept until a little after its tick."""
+        while True:
+            self._timers_changed.clear()
+            now = self._clock()
+            for timer in await self._threads.run(self._timers.upcoming, now, WARM_SECONDS) if self._runtime.connected else []:
+                with suppress(ApiError, StaleFunction):  # gone or just changed: the next look, or the call itself, will tell
+                    known = await self._functions.find(timer.function, timer.namespace, timer.qualifier)
+                    seconds = (timer.next_at or now) - now + WARM_AFTER_SECONDS
+                    await self._runtime.provision(known.spec, 1, purpose=f"timer {timer.name}", seconds=seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._timers_changed.wait(), WARM_SECONDS / 3)
 
     async def _keep_house(self) -> None:
         while True:

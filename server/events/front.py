@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sandbox.settings import Settings
 from server.api.threads import Threads
-from server.errors import QueueFull
+from server.errors import SCF_EVENT_TOO_LARGE, PayloadTooLarge, QueueFull
 from server.events import attempts, wake
 from server.events.configs import EventConfigs
 from server.events.group import GroupCommit
@@ -34,6 +34,7 @@ class EventFront:
         self._mailbox = Mailbox(settings.wake_dir, wake.API)
         self._accepting: GroupCommit[NewEvent, str] = GroupCommit("accept", self._accept)
         self._waiters: Waiters = {}
+        self._limit_bytes = settings.limit_async_event_bytes
 
     def start(self) -> None:
         self._mailbox.open(self._told)
@@ -46,6 +47,12 @@ class EventFront:
     async def put(self, event: NewEvent) -> str:
         """Its request id, once it is on disk. Raises QueueFull, SQLAlchemyError."""
         return await self._accepting.submit(event)
+
+    async def accept(self, event: NewEvent) -> str:
+        """`put` for a caller from outside. Raises PayloadTooLarge, QueueFull, SQLAlchemyError."""
+        if len(event.payload) > self._limit_bytes:
+            raise PayloadTooLarge(f"the event is over the limit of {self._limit_bytes} bytes", scf_status=SCF_EVENT_TOO_LARGE)
+        return await self.put(event)
 
     def _accept(self, batch: Any) -> list[str | Exception]:
         """In the accepting thread."""
@@ -79,15 +86,25 @@ class EventFront:
 
     def search(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         """Records, newest first: of events that wait or run, then merged with those of calls that are over. Blocking."""
-        over = self._recorder.search(wanted, limit) if wanted.state in (None, *FINAL_STATES) else []
         pending: list[Event] = []
+        # In this order: what is settled between the two looks is seen twice, not never.
         if wanted.state in (None, QUEUED, RUNNING) and wanted.type in (None, "async"):
             pending = self._queue.search(wanted, limit)
+        over = self._recorder.search(wanted, limit) if wanted.state in (None, *FINAL_STATES) else []
         if not pending:
             return over
         known = {record["request_id"] for record in over}  # settled between the two looks
         shown = [pending_record(event) for event in pending if event.request_id not in known]
         return sorted([*shown, *over], key=lambda record: str(record["created_at"]), reverse=True)[:limit]
+
+    def outlines(self, function: str, namespace: str, *, since: float, until: float, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` records of calls made between two moments, newest first, pending ones too; no results, no logs. Blocking."""
+        # In this order: what is settled between the two looks is seen twice, not never.
+        pending = self._queue.search(Filter(namespace, function, since=since, until=until), limit)
+        over = self._recorder.outlines(function, namespace, since=since, until=until, limit=limit)
+        known = {record["request_id"] for record in over}
+        shown = [pending_record(event) for event in pending if event.request_id not in known]
+        return sorted([*shown, *over], key=lambda record: str(record["created_at"]), reverse=True)[:limit] if shown else over
 
     async def ended(self, request_id: str, timeout_seconds: float, look: Callable[[], bool] = lambda: True) -> dict[str, Any] | None:
         """The record once it is final, or as it is after that time; earlier where `look` says that waiting has no sense any more."""

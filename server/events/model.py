@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import Row
 
 from server.functions.model import LATEST
+from server.functions.routing import NO_KEY, RoutingKey, no_key
 from server.records.model import UsageRow, new_record
 from server.store.times import rfc3339
 
@@ -30,6 +31,7 @@ class NewEvent:
     `payload` is JSON text. `source`: "client", or what made it: "timer", "cos", "http", "resend", "dead-letter"; `trigger` is that
     trigger's name, `caused_by` the request that led to it, `hops` how many events led to each other before it. `not_before`, seconds
     since the epoch, delays it. `request_id` is made when empty. A known `idempotency_key` of the same function puts nothing.
+    `routing_key` is what its caller says to an alias.
     """
 
     namespace: str
@@ -43,6 +45,7 @@ class NewEvent:
     idempotency_key: str = ""
     not_before: float = 0.0
     request_id: str = ""
+    routing_key: RoutingKey = field(default_factory=no_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Event:
     lease_until: float
     claimed_at: float | None
     cancelled: bool
+    routing_key: RoutingKey = field(default_factory=no_key)
 
     @property
     def namespace(self) -> str:
@@ -82,7 +86,14 @@ class Event:
     def from_row(cls, row: Row[Any]) -> Event:
         values = dict(row._mapping)
         del values["seq"]
-        return cls(**{**values, "payload": bytes(values["payload"]), "attempts": orjson.loads(values["attempts"])})
+        return cls(
+            **{
+                **values,
+                "payload": bytes(values["payload"]),
+                "attempts": orjson.loads(values["attempts"]),
+                "routing_key": _routing_key(values["routing_key"]),
+            }
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,6 +140,10 @@ class Depth:
     queued: int
     running: int
     oldest: float | None = field(default=None)
+
+
+def _routing_key(text: str) -> RoutingKey:
+    return orjson.loads(text) if text else NO_KEY
 
 
 def lane_of(namespace: str, function: str) -> str:

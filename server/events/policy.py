@@ -17,6 +17,8 @@ SUCCESS: Final = 200
 CANCELLED: Final = 499
 FUNCTION_ERRORS: Final = frozenset({407, 430, 433, 434, 437, 439, 443, 444, 445, 446, 447, 450})
 CALLER_ERRORS: Final = frozenset({400, 401, 404, 405, 406, 410, 435, 436, 438, 441, 442})
+#: SCF's status of a call that is wrong in itself; nothing else fits an event that is refused here.
+CALLER_ERROR: Final = 400
 #: Shown for an event that became too old before anything had been tried: SCF's InsufficientResources.
 NEVER_TRIED: Final = 449
 

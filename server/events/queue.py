@@ -76,6 +76,7 @@ def _row(event: NewEvent, request_id: str, now: float) -> dict[str, Any]:
         "lease_until": 0.0,
         "claimed_at": None,
         "cancelled": False,
+        "routing_key": orjson.dumps(event.routing_key).decode() if event.routing_key else "",
     }
 
 

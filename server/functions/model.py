@@ -19,6 +19,8 @@ DEFAULT_NAMESPACE: Final = "default"
 STATE: Final = "Active"
 
 
+#: The one of SCF's extras that means something here.
+ASYNC_RUN: Final = "AsyncRunEnable"
 #: What a version has of its own, of its function, or in a column of its own.
 _NOT_FROZEN: Final = frozenset(
     (
@@ -81,8 +83,13 @@ class Function:
     updated_at: float
     version: str = LATEST
     family: str = ""
-    #: What SCF's clients configure and nothing here acts on, by SCF's names; shown to them alone.
+    #: What SCF's clients configure besides, by SCF's names; shown to them alone. `always_asynchronous` alone is acted on.
     scf: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def always_asynchronous(self) -> bool:
+        """SCF's AsyncRunEnable: every call is queued and answered with its id at once, and is not tried again when it fails."""
+        return self.scf.get(ASYNC_RUN) == "TRUE"
 
     def to_json(self) -> dict[str, Any]:
         """REST's shape; `code_sha256` is the zip's."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import falcon.asgi
+import orjson
 
 from server.api.request import ClientGone, Request
 from server.api.services import Services
@@ -20,11 +21,12 @@ from server.errors import PayloadTooLarge
 from server.functions.checks import shown
 from server.records.ids import new_request_id
 from server.scf.actions.model import Ask, check_rights
+from server.scf.actions.triggers import OLD_ACTIONS
 from server.scf.api3 import base_url, write
 from server.scf.authentication import Authentication
 from server.scf.errors import ScfError, scf_error
 from server.scf.parameters import Parameters
-from server.scf.table import ACTIONS
+from server.scf.table import ACTIONS as NEW_ACTIONS
 
 #: SCF code, or its first part, → API 2.0's number; the longest one wins.
 NUMBERS: Final[Mapping[str, int]] = {
@@ -70,7 +72,13 @@ NAMES: Final[Mapping[str, str]] = {
     "logType": "LogType",
     "requestId": "FunctionRequestId",
     "code": "ZipFile",
+    "triggerName": "TriggerName",
+    "newTriggerName": "NewTriggerName",
+    "triggerDesc": "TriggerDesc",
+    "type": "Type",
 }
+#: API 3.0's, and what only this interface has.
+ACTIONS: Final = {**NEW_ACTIONS, **OLD_ACTIONS}
 _ORDERS: Final = {"addtime": "AddTime", "modtime": "ModTime", "functionname": "FunctionName"}
 _CONFIGURATION: Final = ("Runtime", "Description", "MemorySize", "Timeout")
 
@@ -173,7 +181,7 @@ async def _get(perform: Perform, values: dict[str, str], pairs: Mapping[str, str
         "version": "LATEST",
         "modTime": found["ModTime"],
         "addTime": found["AddTime"],
-        "triggers": [],
+        "triggers": [_trigger(row) for row in found["Triggers"]],
     }
     code = {"code": found["CodeInfo"], "codeResult": found["CodeResult"], "codeError": found["CodeError"]}
     return {"data": {**data, **(code if with_code else {})}}
@@ -219,8 +227,19 @@ async def _logs(perform: Perform, values: dict[str, str], pairs: Mapping[str, st
     return {"total": found["TotalCount"], "data": [{name[0].lower() + name[1:]: row[name] for name in names} for row in found["Data"]]}
 
 
-async def _no_triggers(perform: Perform, values: dict[str, str], pairs: Mapping[str, str]) -> dict[str, Any]:
-    raise ScfError("UnsupportedOperation.Trigger", "triggers are not available in this version")
+async def _set_trigger(perform: Perform, values: dict[str, str], pairs: Mapping[str, str]) -> dict[str, Any]:
+    await perform("SetTrigger", values)
+    return {}
+
+
+async def _delete_trigger(perform: Perform, values: dict[str, str], pairs: Mapping[str, str]) -> dict[str, Any]:
+    await perform("DeleteTrigger", values)
+    return {}
+
+
+def _trigger(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("ModTime", "AddTime", "Type", "TriggerName")
+    return {name[0].lower() + name[1:]: row[name] for name in names} | {"triggerDesc": orjson.loads(row["TriggerDesc"])}
 
 
 ACTIONS2: Final[Mapping[str, Action]] = {
@@ -231,6 +250,6 @@ ACTIONS2: Final[Mapping[str, Action]] = {
     "DeleteFunction": _delete,
     "InvokeFunction": _invoke,
     "GetFunctionLogs": _logs,
-    "SetTrigger": _no_triggers,
-    "DeleteTrigger": _no_triggers,
+    "SetTrigger": _set_trigger,
+    "DeleteTrigger": _delete_trigger,
 }

@@ -84,6 +84,10 @@ CODES: Final[Mapping[str, str]] = {
     "environment_reserved": "InvalidParameterValue.EnvironmentSystemProtect",
     # A function that is to have them is refused for a field of its own.
     "code_too_large": "InvalidParameterValue.ZipFile",
+    "invalid_trigger_name": "InvalidParameterValue.TriggerName",
+    "trigger_exists": "ResourceInUse.TriggerName",
+    "trigger_not_found": "ResourceNotFound.Trigger",
+    "cos_notify_rule_conflict": "InvalidParameterValue.CosNotifyRuleConflict",
     "invalid_code": "InvalidParameterValue.ZipFile",
     "namespace_exists": "ResourceInUse.Namespace",
     "default_namespace": "FailedOperation.DeleteNamespace",
@@ -136,6 +140,20 @@ FIELDS: Final[Mapping[str, str]] = {
     "schedule[].number": "InvalidParameterValue.TriggerProvisionedConcurrencyNum",
     "schedule[].cron": "InvalidParameterValue.TriggerCronConfig",
     "triggers": "UnsupportedOperation.Trigger",
+    "type": "InvalidParameterValue.Type",
+    "qualifier": "InvalidParameterValue.Qualifier",
+    "config": "InvalidParameterValue.TriggerDesc",
+    "config.cron": "InvalidParameterValue.TriggerDesc",
+    "config.argument": "InvalidParameterValue.CustomArgument",
+    "config.bucket": "InvalidParameterValue.TriggerName",
+    "cron": "InvalidParameterValue.TriggerDesc",
+    "desc": "InvalidParameterValue.TriggerDesc",
+    "desc.event": "InvalidParameterValue.TriggerDesc",
+    "desc.filter": "InvalidParameterValue.TriggerDesc",
+    "retries": "LimitExceeded.RetryNum",
+    "ttl": "LimitExceeded.MsgTTL",
+    "dead_letter": "InvalidParameterValue.DeadLetterConfig",
+    "dead_letter.target": "InvalidParameterValue.DeadLetterConfig",
 }
 
 #: By class of error, by its `.code` or by the field that is wrong, what one action calls it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from server.scf.actions import aliases, concurrency, functions, invocations, layers, namespaces, records, versions
+from server.scf.actions import aliases, concurrency, events, functions, invocations, layers, namespaces, records, triggers, versions
 from server.scf.actions.model import Action, Ask
 from server.scf.errors import ScfError
 
@@ -19,6 +19,8 @@ _MODULES: Final[tuple[Mapping[str, Action], ...]] = (
     layers.ACTIONS,
     concurrency.ACTIONS,
     namespaces.ACTIONS,
+    events.ACTIONS,
+    triggers.ACTIONS,
 )
 
 #: The 52 actions of 2018-04-16, and the four that only scfcli calls.

@@ -182,6 +182,8 @@ events: Final = Table(
     Column("lease_until", Double, nullable=False),
     Column("claimed_at", Double),
     Column("cancelled", Boolean, nullable=False),
+    # JSON, the caller's routing key; empty without one.
+    Column("routing_key", Text, nullable=False),
     UniqueConstraint("request_id", name="events_request_id"),
     Index("events_lane", "state", "lane", "due_at", "seq"),
 )

@@ -107,23 +107,45 @@ class Triggers:
         given = _fields(changes, CHANGEABLE)
         with writing(self._engine) as connection:
             next_numbers(connection, FUNCTIONS_COUNTER)  # one at a time, or two could take the same qualifier together
-            current = _one(connection, owner, name)
-            draft = self._checked({"name": name, "type": current.type, **{key: getattr(current, key) for key in CHANGEABLE}, **given})
-            if draft.qualifier != current.qualifier:
-                self._check_qualifier(draft, connection.execute(_of(owner)).all())
-            now = self._clock()
-            changed = replace(
-                current,
-                config=draft.config,
-                qualifier=draft.qualifier,
-                enabled=draft.enabled,
-                description=draft.description,
-                updated_at=now,
-            )
-            if (draft.config, draft.enabled) != (current.config, current.enabled):
-                changed = replace(changed, next_at=self._next(draft, now))
-            self._kinds[draft.type].admit(connection, draft.config, current.trigger_id)
+            return self._changed(connection, owner, _one(connection, owner, name), given)
+
+    def put(self, function: str, payload: Any, namespace: str = "default", *, new_name: str = "") -> Trigger:
+        """Make a trigger, or give the one that has its name and type another config, and another name where one is given.
+
+        Raises BadRequest, Conflict, FunctionNotFound, LimitExceeded, NotFound (of that name there is one of another type)."""
+        draft = self.draft(payload)
+        owner = self._find(function, namespace)
+        with writing(self._engine) as connection:
+            next_numbers(connection, FUNCTIONS_COUNTER)  # as `create`
+            try:
+                current = _one(connection, owner, draft.name)
+            except NotFound:
+                return self.attach(connection, owner, [self.draft({**payload, "name": new_name or draft.name})])[0]
+            if current.type != draft.type:
+                raise NotFound(f"trigger {draft.name!r} is not of type {draft.type}", code="trigger_not_found")
+            return self._changed(connection, owner, current, {"config": draft.config, "name": new_name or draft.name})
+
+    def _changed(self, connection: Connection, owner: Function, current: Trigger, given: Mapping[str, Any]) -> Trigger:
+        kept = {key: getattr(current, key) for key in ("name", "type", *CHANGEABLE)}
+        draft, now = self._checked({**kept, **given}), self._clock()
+        if draft.qualifier != current.qualifier:
+            self._check_qualifier(draft, connection.execute(_of(owner)).all())
+        changed = replace(
+            current,
+            name=draft.name,
+            config=draft.config,
+            qualifier=draft.qualifier,
+            enabled=draft.enabled,
+            description=draft.description,
+            updated_at=now,
+        )
+        if (draft.config, draft.enabled) != (current.config, current.enabled):
+            changed = replace(changed, next_at=self._next(draft, now))
+        self._kinds[draft.type].admit(connection, draft.config, current.trigger_id)
+        try:
             connection.execute(update(table).where(table.c.trigger_id == current.trigger_id).values(changed.to_row()))
+        except IntegrityError as error:
+            raise _exists(owner, draft) from error
         return self._shown(changed)
 
     def delete(self, function: str, name: str, namespace: str = "default") -> Trigger:
@@ -146,7 +168,7 @@ class Triggers:
         name, kind, config = given["name"], given["type"], given["config"]
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
             hint = "1 to 100 letters, digits, _ . or -, a letter first"
-            raise BadRequest(f"name: {shown(name)} is not a valid name of a trigger", field="name", hint=hint)
+            raise BadRequest(f"name: {shown(name)} is not a valid name of a trigger", field="name", hint=hint, code="invalid_trigger_name")
         if not isinstance(kind, str) or kind not in self._kinds:
             raise BadRequest(f"type: {shown(kind)} is not known", field="type", hint=f"one of {', '.join(sorted(self._kinds))}")
         if not isinstance(config, dict):

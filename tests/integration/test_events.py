@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -229,3 +230,13 @@ def test_readiness_and_metrics_tell_of_the_dispatcher(hearth: Instance) -> None:
     assert seen.status == 200 and "no dispatcher" in seen.body["reasons"][0]
     wait_until(lambda: hearth.request("GET", "/readyz").body["status"] == "ok", "it is there again", 30)
     assert ended(hearth, send(hearth, name))["state"] == "succeeded"
+
+
+def test_a_timer_s_function_has_a_worker_before_its_first_tick(hearth: Instance) -> None:
+    name = hearth.deploy("import time\ntime.sleep(1)\ndef main_handler(event, context):\n    return 1\n")
+    tick = time.gmtime(time.time() + 8)
+    cron = f"{tick.tm_sec} {tick.tm_min} {tick.tm_hour} * * * *"
+    body = {"name": "soon", "type": "timer", "config": {"cron": cron, "zone": "UTC"}}
+    assert hearth.request("POST", f"/v1/functions/{name}/triggers", json=body).status == 201
+    record = wait_until(lambda: [row for row in hearth.records(name) if row["state"] == "succeeded"], "it has fired", 30)[0]
+    assert (record["source"], record["start"]) == ("timer", "warm")

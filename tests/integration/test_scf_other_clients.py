@@ -117,15 +117,35 @@ def test_what_a_client_of_api_2_distinguishes(hearth: Instance, old: Any, pair: 
     assert old("ListFunctions", {}, secretId=caller["secret_id"], secretKey=caller["secret_key"])["code"] == 4102
     assert old("MakeCoffee", {})["code"] == 4000
     assert old("GetFunction", {})["code"] == 4000
-    assert old("SetTrigger", {"functionName": "x"})["code"] == 6100
+    assert old("SetTrigger", {"functionName": "x"})["code"] == 4000
     big = "@" + base64.b64encode(bytes(5 * 2**20 + 100)).decode()
     assert old("CreateFunction", {"functionName": "big", "code": big, "handler": "index.main_handler"})["code"] == 4000
     created = {"functionName": "old-event", "code": f"@{packed(ECHO)}", "handler": "index.main_handler"}
     assert old("CreateFunction", created)["code"] == 0 and old("CreateFunction", created)["code"] == 5100
-    assert old("InvokeFunction", {"functionName": "old-event", "invokeType": "Event"})["code"] == 6100
+    sent = old("InvokeFunction", {"functionName": "old-event", "invokeType": "Event", "param": "[1]"})
+    assert sent["code"] == 0 and list(sent["data"]) == ["requestId"]
+    record = hearth.request("GET", f"/v1/invocations/{sent['data']['requestId']}?wait=20").body
+    assert (record["type"], record["result"]) == ("async", [1])
     assert old("InvokeFunction", {"functionName": "old-event", "param": "{"})["code"] == 4000
     assert old("UpdateFunction", {"functionName": "old-event"})["code"] == 4000
     assert old("DeleteFunction", {"functionName": "old-event"})["code"] == 0
+
+
+def test_timers_through_api_2(hearth: Instance, old: Any) -> None:
+    name = {"functionName": hearth.deploy(ECHO, name="old-timers"), "type": "timer"}
+
+    def shown() -> list[tuple[str, str, str]]:
+        rows = old("GetFunction", {"functionName": "old-timers"})["data"]["triggers"]
+        return [(row["triggerName"], row["type"], row["triggerDesc"]["cron"]) for row in rows]
+
+    assert old("SetTrigger", {**name, "triggerName": "tick", "triggerDesc": "0 0 1 1 *"})["code"] == 0
+    assert shown() == [("tick", "timer", "0 0 1 1 *")]
+    assert old("SetTrigger", {**name, "triggerName": "tick", "triggerDesc": "5 0 1 1 *", "newTriggerName": "tock"})["code"] == 0
+    assert shown() == [("tock", "timer", "5 0 1 1 *")]
+    assert old("SetTrigger", {**name, "triggerName": "tick", "triggerDesc": "never"})["code"] == 4000
+    assert old("DeleteTrigger", {**name, "triggerName": "tick"})["code"] == 5000
+    assert old("DeleteTrigger", {**name, "triggerName": "tock"})["code"] == 0 and shown() == []
+    hearth.delete("old-timers")
 
 
 # tencentserverless ----------------------------------------------------------------------------------------------------------

@@ -157,7 +157,6 @@ def test_what_a_client_distinguishes(hearth: Instance, scf: Client, echo: str) -
         ("Invoke", {"FunctionName": "nobody"}, "ResourceNotFound.Function"),
         ("Invoke", {"FunctionName": echo, "ClientContext": "{"}, "InvalidParameterValue.Param"),
         ("InvokeFunction", {"FunctionName": echo, "Event": "NaN"}, "InvalidParameterValue.Param"),
-        ("Invoke", {"FunctionName": echo, "InvocationType": "Event"}, "UnsupportedOperation"),
         ("Invoke", {"FunctionName": echo, "InvocationType": "Later"}, "InvalidParameterValue.InvokeType"),
         ("Invoke", {"FunctionName": echo, "ClientContext": json.dumps("x" * 6 * 2**20)}, "InvalidParameter.RequestTooLarge"),
         ("ListFunctions", {"Order": "up"}, "InvalidParameterValue.Order"),

@@ -378,3 +378,23 @@ def test_a_timer_tells_how_long_until_its_next_tick(engine: Engine, settings: Se
 def test_a_disabled_timer_rests(engine: Engine, settings: Settings) -> None:
     timer(engine, enabled=False)
     assert Timers(engine, settings).fire_due(NOW + 5)[0] == 0
+
+
+def test_an_event_keeps_its_routing_key(engine: Engine, queue: EventQueue) -> None:
+    with writing(engine) as connection:
+        put(connection, NewEvent(namespace="default", function="hello", payload=b"1", routing_key={"user": "ä"}), now=NOW)
+        put(connection, NewEvent(namespace="default", function="hello", payload=b"2"), now=NOW)
+    found = queue.claim({LANE: 2}, "me", now=NOW, lease_until=NOW + 30)
+    assert [event.routing_key for event in found] == [{"user": "ä"}, {}]
+
+
+def test_an_event_after_too_many_others_is_over_without_a_run_and_tells_no_other_function(queue: EventQueue, engine: Engine) -> None:
+    with writing(engine) as connection:
+        put(connection, NewEvent(namespace="default", function="hello", payload=b"1", hops=17), now=NOW)
+    (event,) = queue.claim({LANE: 1}, "me", now=NOW, lease_until=NOW + 30)
+    for kind, target, left in (("function", "other", ("none", "none")), ("file", "lost", ("file", "pending"))):
+        over = attempts.too_many_hops(event, EventSettings(2, 600, kind, target), now=NOW)  # type: ignore[arg-type]
+        assert over.record is not None and over.dead is not None and over.outcome == "failed"
+        assert (over.record["error"]["code"], over.record["started_at"], over.record["hops"]) == ("too_many_hops", None, 17)
+        assert len(over.record["attempts"]) == 1 and (over.dead["target_type"], over.dead["delivery"]) == left
+    assert queue.settle([over]) == [True] and queue.get(event.request_id) is None

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from sandbox.errors import RuntimeNotFound
 from server.errors import LimitExceeded
-from server.functions.model import LATEST, Function
+from server.functions.model import ASYNC_RUN, LATEST, Function
 from server.scf.actions.model import Action, Ask
+from server.scf.actions.triggers import shown as shown_trigger
 from server.scf.code import entry_file, zip_of
 from server.scf.configuration import DEFAULT_HANDLER, DEFAULT_RUNTIME, OTHERWISE_RUNTIME, function_id, read_configuration, shown
 from server.scf.download import code_url
@@ -53,6 +54,7 @@ async def update_function_configuration(ask: Ask) -> dict[str, Any]:
     parameters, functions = ask.parameters, ask.services.functions
     _refuse_publish(ask)
     name, changes, extras = parameters.required("FunctionName"), read_configuration(parameters), read_extras(parameters)
+    extras.pop(ASYNC_RUN, None)  # said at creation, once and for all
     if "runtime" in changes:
         current = await ask.services.lookups.run(functions.get, name, ask.namespace())
         if changes["runtime"].lower() != current.runtime.lower():
@@ -67,8 +69,12 @@ async def get_function(ask: Ask) -> dict[str, Any]:
     code_info = ""
     if ask.parameters.flag("ShowCode"):
         code_info = await ask.services.lookups.run(entry_file, ask.services.codestore, function)
+    qualifier = ask.parameters.text("Qualifier")
     layers = await ask.services.lookups.run(ask.services.layers.of_function, function)
-    return shown(function, qualifier=ask.parameters.text("Qualifier") or LATEST, code_info=code_info, layers=layers)
+    triggers = await ask.services.lookups.run(ask.services.triggers.list, function.name, function.namespace)
+    # Of a qualifier that is asked for only its own.
+    rows = [shown_trigger(trigger) for trigger in triggers if qualifier in ("", trigger.qualifier)]
+    return shown(function, qualifier=qualifier or LATEST, code_info=code_info, layers=layers) | {"Triggers": rows}
 
 
 async def list_functions(ask: Ask) -> dict[str, Any]:

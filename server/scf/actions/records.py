@@ -74,7 +74,7 @@ async def get_request_status(ask: Ask) -> dict[str, Any]:
     since = epoch_of(start, "InvalidParameterValue.StartTime") if start else time.time() - STATUS_SECONDS
     until = epoch_of(end, "InvalidParameterValue.DateTime") if end else float("inf")
     await _check_exists(ask, name)
-    record = await ask.services.lookups.run(ask.services.recorder.get, request_id)
+    record = await ask.services.events.record(request_id)
     # Whole seconds, as the client has them.
     mine = record is not None and (record["function"], record["namespace"]) == (name, ask.namespace()) and since <= _began(record) + 1
     if record is None or not mine or int(_began(record)) > until:
@@ -121,10 +121,10 @@ def _filter(parameters: Parameters) -> Callable[[Record], bool]:
 
 
 async def _records(ask: Ask, since: float, until: float) -> list[Record]:
-    recorder, name = ask.services.recorder, ask.parameters.text("FunctionName")
+    name = ask.parameters.text("FunctionName")
     if not name:
         raise ScfError("MissingParameter", "the request is missing the required parameter `FunctionName`")
-    search = recorder.outlines
+    search = ask.services.events.outlines
     rows: list[Record] = await ask.services.lookups.run(search, name, ask.namespace(), since=since, until=until, limit=MAX_ROWS)
     if not rows:
         await _check_exists(ask, name)
