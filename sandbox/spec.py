@@ -53,7 +53,7 @@ class FunctionSpec:
     unreserved_mb: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.family:
+        if self.family == "":
             object.__setattr__(self, "family", self.function_id)  # a frozen one's own way to finish itself
 
     @property

@@ -368,7 +368,7 @@ async def test_weights_spread_calls_without_asking_the_database(
     for at in range(5):
         assert (await api.simulate_post(rest.CALL, params={"qualifier": "prod"})).status_code == 200
         if at == 0:
-            monkeypatch.setattr(app.services.cache, "_target", None)
+            monkeypatch.setattr(app.services.cache, "_look", None)
             monkeypatch.setattr(app.services.cache, "_clock", lambda: 0.0)  # nothing expires
     assert [spec.version for spec in client.specs] == ["$LATEST", "1", "1", "$LATEST", "1"]
 
