@@ -26,7 +26,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)  # at INFO it lists its p
 
 wsgi_app = "server.app:create_app()"
 proc_name = "hearth-api"
-worker_class = "server.api.worker.Worker"
+worker_class = "server.api.worker.ApiWorker"
 workers = _settings.workers
 # A listening socket from a supervisor comes as a descriptor's number; systemd's own way gunicorn knows by itself.
 bind = [f"fd://{os.environ['HEARTH_LISTEN_FD']}" if "HEARTH_LISTEN_FD" in os.environ else _settings.listen]

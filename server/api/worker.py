@@ -42,7 +42,6 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         """gunicorn's, but for whose connections they are and for the backlog, which would fall to asyncio's 100."""
         # Not above: gunicorn's master loads this module too, and needs nothing of that.
         from server.api.connection import Connection, Connections
-        from server.api.inside import InsideListener
 
         settings: Settings = self.asgi.services.settings
         self.connections = Connections(connection_limit(settings), settings.http_stall_seconds)
@@ -56,8 +55,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             server = await self.loop.create_server(lambda: Connection(self), sock=listener.sock, backlog=self.cfg.backlog)
             self.servers.append(server)
             self.log.info("listening on %s", listener)
-        self.inside = InsideListener(self, self.connections)
-        self.inside.start()
+        self.opened()
         while self.alive and self.ppid == os.getppid():
             self.notify()
             await asyncio.sleep(BEAT_SECONDS)
@@ -71,8 +69,14 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             self.log.error("%s%s", error.message, hint)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)  # gunicorn ends with it: another worker would fare no better
 
+    def opened(self) -> None:
+        """Every listener of ours is open."""
+
+    def closing(self) -> None:
+        """Before they are closed."""
+
     async def _shutdown(self) -> None:
-        self.inside.close()
+        self.closing()
         for server in self.servers:
             server.close()
         self.asgi.services.stopping.set()
@@ -83,6 +87,19 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             self.log.warning("stopping with %d requests unanswered", self.asgi.busy)
         self.nr_conns = 0  # what is left is idle, or too late
         await super()._shutdown()
+
+
+class ApiWorker(Worker):
+    """The API's, which functions reach too, by a listener of sandboxd's."""
+
+    def opened(self) -> None:
+        from server.api.inside import InsideListener  # not above, as in `_serve`
+
+        self.inside = InsideListener(self, self.connections)
+        self.inside.start()
+
+    def closing(self) -> None:
+        self.inside.close()
 
 
 def _leave(*_: object) -> NoReturn:
