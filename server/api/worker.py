@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from typing import Final, NoReturn
 
 from gunicorn.arbiter import Arbiter
@@ -21,6 +22,8 @@ from sandbox.settings import Settings
 
 POLL_SECONDS: Final = 0.05
 BEAT_SECONDS: Final = 1.0
+#: gunicorn ends when one worker can't start, and in a traceback when the next can't at the same moment: that one waits to be told.
+FIRST_ENDS_SECONDS: Final = 5.0
 #: An idle connection is some 10 KB here and as much in the kernel.
 MOST_CONNECTIONS: Final = 16_384
 
@@ -67,6 +70,8 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         except ConfigError as error:
             hint = f" ({error.hint})" if error.hint else ""
             self.log.error("%s%s", error.message, hint)
+            if self.age > 1:
+                time.sleep(FIRST_ENDS_SECONDS)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)  # gunicorn ends with it: another worker would fare no better
 
     def opened(self) -> None:
