@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import falcon.asgi
 
 from server.api.functions import JSON_SPARE_BYTES, send
 from server.api.openapi import NAMESPACE, Answer, Parameter, operation, problem
-from server.api.parameters import integer, namespace, parsed, text, whole
+from server.api.parameters import function_name, integer, namespace, parsed, whole
 from server.api.request import Request
-from server.api.schemas import listing
+from server.api.schemas import NAME, listing
 from server.api.services import Services
-from server.errors import BadRequest
 from server.events import wake
 from server.events.configs import to_json
 from server.events.model import lane_of
-from server.functions.checks import is_name, shown
 
 TAG: Final = "events"
 MAX_LETTERS: Final = 1000
@@ -24,7 +23,7 @@ MAX_LETTERS: Final = 1000
 _NO_FUNCTION = problem("No such function")
 _NO_LETTER = problem("No such dead letter")
 _BAD = problem("A field or parameter is wrong; `detail` names it")
-_FUNCTION = Parameter("function", "Only this one's", {"type": "string"})
+_FUNCTION = Parameter("function", "Only this one's", NAME)
 
 
 class EventConfig:
@@ -79,17 +78,19 @@ class DeadLetterList:
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         limit = integer(req, "limit", 100, low=1, high=MAX_LETTERS)
-        found = await self._services.lookups.run(self._services.letters.search, _lane(req), limit)
+        lane, of = _lane(req), namespace(req)
+        found = await self._services.lookups.run(partial(self._services.letters.search, lane, limit, namespace=of))
         send(resp, {"dead_letters": [letter.to_json(payload=False) for letter in found]})
 
     @operation(
-        "Purge them, of one function or all",
+        "Purge them, of one function or of the namespace",
         TAG,
         {200: Answer("How many went", {"type": "object", "properties": {"purged": {"type": "integer"}}}), 400: _BAD},
         parameters=(NAMESPACE, _FUNCTION),
     )
     async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
-        send(resp, {"purged": await self._services.lookups.run(self._services.letters.purge_all, _lane(req))})
+        lane, of = _lane(req), namespace(req)
+        send(resp, {"purged": await self._services.lookups.run(partial(self._services.letters.purge_all, lane, namespace=of))})
 
 
 class DeadLetterItem:
@@ -133,7 +134,5 @@ class DeadLetterResend:
 
 
 def _lane(req: Request) -> str | None:
-    name = text(req, "function")
-    if name is not None and not is_name(name):
-        raise BadRequest(f"function: {shown(name)} is no function's name", field="function")
+    name = function_name(req)
     return None if name is None else lane_of(namespace(req), name)

@@ -41,7 +41,10 @@ OPTION_HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
     "qualifier": ("qualifier", "x-scf-qualifier"),
 }
 ROUTING_KEY: Final = "x-scf-routing-key"
-_HEADER_NAMES: Final = frozenset(header.encode() for headers in (*OPTION_HEADERS.values(), (ROUTING_KEY,)) for header in headers)
+_EVENT_HEADERS: Final = ("idempotency-key", "x-scf-delay-seconds")
+_HEADER_NAMES: Final = frozenset(
+    header.encode() for headers in (*OPTION_HEADERS.values(), (ROUTING_KEY,), _EVENT_HEADERS) for header in headers
+)
 
 _CALL_HEADERS: Final = {
     "X-Scf-Request-Id": "the call's id",
@@ -64,6 +67,8 @@ class Options:
     namespace: str = DEFAULT_NAMESPACE
     routing_key: RoutingKey = field(default_factory=no_key)
     asynchronous: bool = False
+    idempotency_key: str = ""
+    delay_seconds: float = 0.0
 
 
 _PLAIN: Final = Options()
@@ -99,7 +104,9 @@ class FunctionInvocations:
             Parameter("logType", "Also as a header", {"type": "string", "enum": ["None", "Tail"], "default": "None"}),
             QUALIFIER,
             Parameter(
-                "delaySeconds", "Event only: not before so many seconds; also as X-Scf-Delay-Seconds", {"type": "number", "minimum": 0}
+                "delaySeconds",
+                "Event only: not before so many seconds; also as X-Scf-Delay-Seconds",
+                {"type": "number", "minimum": 0, "maximum": 604_800},
             ),
             Parameter(
                 "Idempotency-Key",
@@ -121,7 +128,7 @@ class FunctionInvocations:
         event = await req.body(self._limit_bytes)
         if event is None:
             raise PayloadTooLarge(f"the event is over the limit of {self._limit_bytes} bytes", scf_status=SCF_EVENT_TOO_LARGE)
-        options = read_options(req)
+        options = read_options(req, self._services.settings.limit_event_delay_seconds)
         if event:
             check_event(event)
         known = await self._cache.find(name, options.namespace, options.qualifier, options.routing_key)
@@ -143,13 +150,13 @@ class FunctionInvocations:
 
     async def _accept(self, req: Request, resp: falcon.asgi.Response, function: Function, options: Options, event: bytes) -> None:
         """202 once the event is on disk."""
-        key, delay = _idempotency_key(req), _delay_seconds(req, self._services.settings.limit_event_delay_seconds)
+        delay = options.delay_seconds
         new = NewEvent(
             namespace=function.namespace,
             function=function.name,
             qualifier=options.qualifier,
             payload=event,
-            idempotency_key=key,
+            idempotency_key=options.idempotency_key,
             not_before=time.time() + delay if delay else 0.0,
             request_id=req.request_id,
             routing_key=options.routing_key,
@@ -173,14 +180,15 @@ class FunctionInvocations:
         resp.data = dump({"invocations": await latest_records(self._services, req, name)})
 
 
-def read_options(req: Request) -> Options:
-    """invokeType, logType, qualifier, namespace and routing key, from the query or from headers. Raises BadRequest."""
+def read_options(req: Request, longest_delay_seconds: float) -> Options:
+    """What a call is asked for, from the query or from headers. Raises BadRequest, also for what only an event would use."""
     if not req.query_string and not req.has_any_header(_HEADER_NAMES):
         return _PLAIN
     asynchronous = _word(req, "invokeType", MODES, MODES[0]) == "Event"
     tail = _word(req, "logType", ("None", "Tail"), "None") == "Tail"
     key = checked_routing_key(req.get_header(ROUTING_KEY))
-    return Options(tail, _option(req, "qualifier") or LATEST, namespace(req), key, asynchronous)
+    event = (_idempotency_key(req), _delay_seconds(req, longest_delay_seconds))
+    return Options(tail, _option(req, "qualifier") or LATEST, namespace(req), key, asynchronous, *event)
 
 
 def _idempotency_key(req: Request) -> str:

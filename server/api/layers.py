@@ -79,6 +79,7 @@ class LayerVersionList:
         {
             201: Answer("The version", "LayerVersion", headers={"Location": "its path"}),
             400: problem("A field is wrong, or the package is refused; `detail` names the member"),
+            404: problem("No such namespace"),
             409: problem("There are too many layers, or too many versions of this one"),
             413: problem("The package or the body is too large"),
             507: problem("The state directory's disk is full"),

@@ -33,6 +33,10 @@ _FUNCTION: Final = ("namespace", "function", "version")
 #: How long a call waits to be counted; a scrape waits longer, for every worker's.
 COUNT_SECONDS: Final = 0.05
 SCRAPE_SECONDS: Final = 0.06
+#: The files are mapped: a page for which the disk has no room costs the process its life (SIGBUS, mmap(2)). So long calls wait in memory.
+ROOM_BYTES: Final = 1024 * 1024
+LOOK_AGAIN_SECONDS: Final = 1.0
+MOST_WAITING: Final = 50_000
 #: As sandboxd spells them; all are shown, so that a series never vanishes.
 LEASED: Final = "leased"
 STATES: Final = ("creating", "prepared", "specialising", LEASED, "idle", "frozen", "closing")
@@ -101,7 +105,11 @@ class Metrics:
             self._later(COUNT_SECONDS, self.write)
 
     def write(self) -> None:
-        """Count what waits."""
+        """Count what waits; where the disk is full, later. The oldest of very many are not counted."""
+        if self._later is not None and not _has_room():
+            del self._waiting[:-MOST_WAITING]
+            self._later(LOOK_AGAIN_SECONDS, self.write)
+            return
         waiting, self._waiting = self._waiting, []
         ran = defaultdict(list)
         for labels, _, run_seconds, _ in waiting:
@@ -124,6 +132,13 @@ class Metrics:
         now = CollectorRegistry()
         now.register(_Snapshot(runtime, dropped_records, backlog))
         return generate_latest(registry) + generate_latest(now)
+
+
+def _has_room() -> bool:
+    if DIRECTORY not in os.environ:
+        return True
+    disk = os.statvfs(os.environ[DIRECTORY])
+    return disk.f_bavail * disk.f_frsize >= ROOM_BYTES
 
 
 class _Snapshot(Collector):

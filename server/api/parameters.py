@@ -12,7 +12,7 @@ import orjson
 
 from server.api.request import Request
 from server.errors import BadRequest, PayloadTooLarge
-from server.functions.checks import checked_name, shown
+from server.functions.checks import checked_name, is_name, shown
 from server.functions.model import DEFAULT_NAMESPACE
 from server.store.times import epoch
 
@@ -63,6 +63,14 @@ def namespace(req: Request) -> str:
         return DEFAULT_NAMESPACE
     value = text(req, "namespace")
     return DEFAULT_NAMESPACE if value is None else checked_name(value, "namespace")
+
+
+def function_name(req: Request) -> str | None:
+    """The function that a list is bounded to; None: all. Raises BadRequest for what can't be one."""
+    value = text(req, "function")
+    if value is not None and not is_name(value):
+        raise BadRequest(f"function: {shown(value)} is no function's name", field="function")
+    return value
 
 
 def flag(req: Request, name: str) -> bool:

@@ -12,10 +12,10 @@ import falcon.asgi
 from falcon.asgi import SSEvent
 
 from server.api.openapi import NAMESPACE, Answer, Parameter, operation, problem
-from server.api.parameters import FLAGS, choice, flag, integer, moment, namespace, seconds, text
+from server.api.parameters import FLAGS, choice, flag, function_name, integer, moment, namespace, seconds, text
 from server.api.problems import dump
 from server.api.request import Request
-from server.api.schemas import listing
+from server.api.schemas import NAME, listing
 from server.api.services import Services
 from server.errors import BadRequest, Conflict, NotFound
 from server.records.model import FINAL_STATES, Filter, LogEntry, State
@@ -118,10 +118,10 @@ class Invocations:
         "The latest calls of all functions",
         "invocations",
         {200: Answer("Newest first", listing("invocations", "Record")), 400: problem("A parameter is wrong")},
-        parameters=(NAMESPACE, Parameter("function", "Only this one's", {"type": "string"}), *SEARCH),
+        parameters=(NAMESPACE, Parameter("function", "Only this one's", NAME), *SEARCH),
     )
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        resp.data = dump({"invocations": await find_records(self._services, req, text(req, "function"))})
+        resp.data = dump({"invocations": await find_records(self._services, req, function_name(req))})
 
 
 class FunctionLogs:

@@ -177,7 +177,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
         },
         "EventConfigChange": {**_object(_event_config(settings)), "additionalProperties": False},
         "TriggerCreation": {
-            **_object({"name": TRIGGER_NAME, "type": STRING, "config": TIMER, **_TRIGGER}, ["name", "type", "config"]),
+            **_object({"name": TRIGGER_NAME, "type": TRIGGER_TYPE, "config": TIMER, **_TRIGGER}, ["name", "type", "config"]),
             "additionalProperties": False,
         },
         "TriggerChange": {**_object({"config": TIMER, **_TRIGGER}), "additionalProperties": False},
@@ -209,7 +209,9 @@ def _schedule(settings: Settings) -> Schema:
 
 TRIGGER_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_.-]{0,99}$"}
 #: A timer's, as an example: other types of triggers have configurations of their own (docs/http-triggers.md).
+TRIGGER_TYPE: Final[Schema] = {"type": "string", "enum": ["cos", "http", "timer"]}
 TIMER: Final[Schema] = {
+    "description": "Of a timer; docs/buckets.md and docs/http-triggers.md have the other types'",
     "type": "object",
     "properties": {
         "cron": {**STRING, "description": "second minute hour day month week year, or without the year, or minute hour day month week"},

@@ -137,7 +137,7 @@ def resend(context: click.Context, request_ids: tuple[str, ...]) -> None:
 @dead.command(short_help="Drop dead letters.")
 @click.argument("request_ids", metavar="[REQUEST_ID]...", nargs=-1)
 @click.option("--function", "name", help="All of this function.")
-@click.option("--all", "everything", is_flag=True, help="All there are.")
+@click.option("--all", "everything", is_flag=True, help="All of the namespace.")
 @namespaced
 @click.pass_context
 def purge(context: click.Context, request_ids: tuple[str, ...], name: str | None, everything: bool) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select
 from sandbox.settings import Settings
 from server.errors import BadRequest, NotFound, Unsupported
 from server.events.model import EventSettings
-from server.functions.checks import is_name, shown
+from server.functions.checks import checked_integer, is_name, shown
 from server.functions.model import Function
 from server.functions.service import Functions
 from server.store.engine import writing
@@ -136,11 +136,7 @@ def to_json(found: EventSettings) -> dict[str, Any]:
 
 
 def _whole(field: str, value: Any, low: int, high: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise BadRequest(f"{field}: {shown(value)} is not a whole number from {low} to {high}", field=field)
-    return value
+    return None if value is None else checked_integer(field, value, low, high)
 
 
 def _file(target: str, name: str) -> str:

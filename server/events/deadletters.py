@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, Engine, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, select, update
 
 from sandbox.settings import Settings
 from server.errors import NotFound
-from server.events.model import Event, EventSettings, NewEvent
+from server.events.model import Event, EventSettings, NewEvent, lane_of
 from server.events.queue import EventQueue, put
 from server.store.engine import writing
 from server.store.tables import dead_letters
@@ -159,11 +159,9 @@ class DeadLetters:
     def __init__(self, engine: Engine, settings: Settings, queue: EventQueue) -> None:
         self._engine, self._settings, self._queue = engine, settings, queue
 
-    def search(self, lane: str | None = None, limit: int = 100) -> list[DeadLetter]:
-        """The newest first, of one function if given."""
-        query = select(dead_letters).order_by(_c.seq.desc()).limit(limit)
-        if lane is not None:
-            query = query.where(_c.lane == lane)
+    def search(self, lane: str | None = None, limit: int = 100, *, namespace: str | None = None) -> list[DeadLetter]:
+        """The newest first, of one function or one namespace if given."""
+        query = select(dead_letters).where(*_of(lane, namespace)).order_by(_c.seq.desc()).limit(limit)
         with self._engine.connect() as connection:
             return [DeadLetter.from_row(row) for row in connection.execute(query)]
 
@@ -198,11 +196,9 @@ class DeadLetters:
             if not connection.execute(delete(dead_letters).where(_c.request_id == request_id)).rowcount:
                 raise missing(request_id)
 
-    def purge_all(self, lane: str | None = None, *, before: float | None = None) -> int:
-        """Drop all, of one function or older than a moment if given; how many."""
-        query = delete(dead_letters)
-        if lane is not None:
-            query = query.where(_c.lane == lane)
+    def purge_all(self, lane: str | None = None, *, namespace: str | None = None, before: float | None = None) -> int:
+        """Drop all, of one function, of one namespace or older than a moment if given; how many."""
+        query = delete(dead_letters).where(*_of(lane, namespace))
         if before is not None:
             query = query.where(_c.died_at < before)
         with writing(self._engine) as connection:
@@ -265,6 +261,11 @@ def missing(request_id: str) -> NotFound:
 def _mark(connection: Connection, letters: Sequence[DeadLetter], **values: Any) -> None:
     ids = [letter.request_id for letter in letters]
     connection.execute(update(dead_letters).where(_c.request_id.in_(ids), _c.delivery == PENDING).values(**values))
+
+
+def _of(lane: str | None, namespace: str | None) -> list[ColumnElement[bool]]:
+    found = [] if lane is None else [_c.lane == lane]
+    return found if namespace is None else [*found, _c.lane.startswith(lane_of(namespace, ""), autoescape=True)]
 
 
 def _find(connection: Connection, request_id: str, *, lock: bool = False) -> DeadLetter:

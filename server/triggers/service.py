@@ -179,7 +179,7 @@ class Triggers:
         enabled = True if given.get("enabled") is None else given["enabled"]
         if not isinstance(enabled, bool):
             raise BadRequest(f"enabled: {shown(enabled)} is not true or false", field="enabled")
-        description = given.get("description") or ""
+        description = "" if given.get("description") is None else given["description"]
         if not isinstance(description, str) or len(description) > MAX_DESCRIPTION or not _storable(description):
             raise BadRequest(f"description is no text of at most {MAX_DESCRIPTION} characters", field="description")
         return Draft(name, kind, self._kinds[kind].checked(config), qualifier, enabled, description)

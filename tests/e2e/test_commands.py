@@ -144,7 +144,7 @@ def test_buckets_come_and_go_by_the_command(running: Instance) -> None:
     assert [(row["key"], row["size"]) for row in listed] == [("a/ü ?", 5)]
     assert running.hearth("bucket", "rm", "photos-1250000000").returncode == 2
     assert running.hearth("bucket", "rm", "--force", "photos-1250000000").returncode == 0
-    assert json.loads(running.hearth("bucket", "ls", "--json").stdout) == []
+    assert "photos-1250000000" not in [row["name"] for row in json.loads(running.hearth("bucket", "ls", "--json").stdout)]
 
 
 def test_an_object_calls_a_function_and_its_record_says_so(running: Instance, tmp_path: Path) -> None:

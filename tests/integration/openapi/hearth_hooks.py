@@ -102,6 +102,10 @@ def _improved_body(body: dict[str, Any]) -> dict[str, Any]:
     for field, roomy in (("reserved_mb", 2000), ("total_mb", 128_000)):
         if type(changed.get(field)) is int and changed[field] >= 0:
             changed[field] = roomy
+    for trigger in (changed, *(changed.get("triggers") or [] if isinstance(changed.get("triggers"), list) else [])):
+        _improve_trigger(trigger)
+    if isinstance(changed.get("dead_letter"), dict):
+        _improve_target(changed["dead_letter"])
     if isinstance(changed.get("schedule"), list):
         for index, action in enumerate(changed["schedule"]):
             _improve_action(action, index)
@@ -112,6 +116,24 @@ def _is_layer(item: Any) -> bool:
     """Whether it could be a layer's version, if only there were such a one."""
     right = isinstance(item, dict) and set(item) == {"name", "version"} and isinstance(item["name"], str)
     return right and bool(LAYER.fullmatch(item["name"])) and type(item["version"]) in (int, float) and 0 < item["version"] < 2**31
+
+
+def _improve_trigger(trigger: Any) -> None:
+    """A timer that is one: the types have configurations of their own, of which the document describes the timer's."""
+    config = trigger.get("config") if isinstance(trigger, dict) else None
+    if not isinstance(config, dict) or not all(isinstance(config.get(key, ""), (str, type(None))) for key in ("argument", "zone")):
+        return
+    if isinstance(config.get("cron", ""), str):
+        trigger["config"] = {"cron": "0 */5 * * * * *", "argument": "hello"}
+        if trigger.get("type") in ("cos", "http"):
+            trigger["type"] = "timer"
+
+
+def _improve_target(letter: dict[str, Any]) -> None:
+    """Of each type of dead letters' targets one that is one."""
+    right = {"file": "letters", "url": "http://127.0.0.1:9/", "function": "letters"}
+    if isinstance(letter.get("target", ""), (str, type(None))) and isinstance(letter.get("type"), str) and letter["type"] in right:
+        letter["target"] = right[letter["type"]]
 
 
 def _improve_action(action: Any, index: int) -> None:
