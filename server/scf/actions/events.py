@@ -71,7 +71,9 @@ async def list_events(ask: Ask) -> dict[str, Any]:
         services.events.outlines, name, ask.namespace(), since=0.0, until=time.time() + 86_400, limit=MAX_ROWS
     )
     found = [record for record in rows if record["type"] == "async" and all(check(record) for check in wanted)]
-    found.sort(key=_began if by == "StartTime" else _ended, reverse=backwards)
+    moment = _began if by == "StartTime" else _ended
+    # What began in one millisecond has an order too, or pages would overlap: that of the ids, which are UUIDs of version 7.
+    found.sort(key=lambda record: (moment(record), record["request_id"]), reverse=backwards)
     return {"TotalCount": len(found), "EventList": [_row(record) for record in found[offset : offset + limit]]}
 
 
