@@ -35,6 +35,7 @@ from sandbox.errors import (
     ReplyTooLarge,
     SandboxError,
     TimeLimit,
+    Unavailable,
     UserCodeError,
 )
 from sandbox.exchange import Answer, EndOfSandbox, Exchange
@@ -160,6 +161,9 @@ class Call:
             self._end(answer)
             return
         self._lease = answer
+        if not fds:
+            self._turn_away()
+            return
         settings = self._settings
         worker, log = fds
         self._exchange = Exchange(
@@ -177,6 +181,12 @@ class Call:
             self._exchange.expect(self._greeted)
         else:
             self._hand_over()
+
+    def _turn_away(self) -> None:
+        """The lease's descriptors did not reach us. Nothing has run."""
+        full = Unavailable("this process is out of file descriptors", hint="wait for calls to end, or raise its RLIMIT_NOFILE")
+        message = {"op": "release", "lease": self._lease["lease"], "outcome": "broken", "at": time.monotonic()}
+        self._door.request(message, lambda *_: self._end(full))
 
     # -- cold: hello, load --------------------------------------------------------------------------------------------------
 

@@ -27,10 +27,11 @@ Handler = Callable[[dict[str, Any], list[int], int], None]
 class Channel:
     """`on_message(message, fds, pid)` for each packet, `on_close()` once, whoever closed.
 
-    A peer for which more than `queue_bytes` wait unread is closed: one that is not trusted must not fill our memory.
+    A peer for which more than `queue_bytes` wait unread is closed: one that is not trusted must not fill our memory. With `spares` a
+    message whose descriptors we had no room for comes without any; else it is the end of the connection.
     """
 
-    __slots__ = ("_closed", "_fd", "_loop", "_on_close", "_on_message", "_queue", "_queue_bytes", "_queued", "sock")
+    __slots__ = ("_closed", "_fd", "_loop", "_on_close", "_on_message", "_queue", "_queue_bytes", "_queued", "_spares", "sock")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Channel:
         on_close: Callable[[], None],
         *,
         queue_bytes: int | None = None,
+        spares: bool = False,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -50,6 +52,7 @@ class Channel:
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._queued = 0
         self._queue_bytes = queue_bytes
+        self._spares = spares
         self._closed = False
         loop.add_reader(self._fd, self._readable)
 
@@ -99,6 +102,11 @@ class Channel:
             data, fds, pid = sockets.receive(self.sock)
         except (BlockingIOError, InterruptedError):
             return
+        except sockets.TruncatedMessage as cut:
+            if not self._spares or not cut.data:
+                self._fail(cut)
+                return
+            data, fds, pid = cut.data, [], 0
         except OSError as error:
             self._fail(error)
             return

@@ -212,7 +212,7 @@ class Client:
         except OSError:
             sock.close()
             return False
-        self._channel = Channel(sock, self._loop, self._message, self._disconnected)
+        self._channel = Channel(sock, self._loop, self._message, self._disconnected, spares=True)  # running calls go on
         self.on_connection(True)
         return True
 

@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 #: Calls and sandboxes leave few cycles behind; looking for them at Python's own rate costs some per cent of every call.
 GC_THRESHOLD = (20_000, 20, 50)
+BACKGROUND_THREADS = 2
 
 
 def capacity_bytes(conf: Settings) -> int:
@@ -97,6 +98,8 @@ class Daemon:
 
     async def run(self, launcher_fd: int, driver: Driver) -> None:
         conf, loop = self._conf, asyncio.get_running_loop()
+        # asyncio.to_thread empties slots, which is the kernel's work: more threads than this only wait for one another.
+        loop.set_default_executor(ThreadPoolExecutor(BACKGROUND_THREADS, "background"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from sandbox import seccomp
@@ -49,6 +50,7 @@ def checks() -> Iterator[Check]:
     yield _openat2()
     yield _pidfd()
     yield _seccomp()
+    yield _core_dumps(Path("/proc/sys/kernel/core_pattern").read_text().strip())
     yield from _of_root()
     yield _python()
 
@@ -85,6 +87,20 @@ def _seccomp() -> Check:
         return judged(KERNEL, name, needs, holds=False, found=error.message, without=f"sandboxd does not start: {error.hint}")
     tried = features.tried(partial(features.filtered, (filters["base"], filters["worker"])))
     return _tried(name, needs, tried, "no sandbox can be made: its worker is not started without a filter")
+
+
+def _core_dumps(pattern: str) -> Check:
+    """core(5): RLIMIT_CORE, which is 0 in every sandbox, holds for files; a handler is started all the same, as the host's root."""
+    without = "a function that crashes starts the host's handler, which reads and may keep its memory"
+    return judged(
+        KERNEL,
+        "no core dumps",
+        "RLIMIT_CORE, kernel.core_pattern a file",
+        holds=pattern[:1] not in ("|", "@"),
+        found=pattern[:60] or "off",
+        without=without,
+        required=False,
+    )
 
 
 def _of_root() -> Iterator[Check]:

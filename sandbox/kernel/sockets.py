@@ -22,7 +22,14 @@ _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 
 
 class TruncatedMessage(ConnectionError):
-    """MSG_TRUNC or MSG_CTRUNC: the peer sent more than a message may hold, or we are out of descriptors."""
+    """MSG_TRUNC or MSG_CTRUNC: the peer sent more than a message may hold, or we are out of descriptors.
+
+    `data` is the whole packet where only descriptors are missing, b"" otherwise.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("a message or its descriptors were cut off")
+        self.data = data
 
 
 def seqpacket_pair() -> tuple[socket.socket, socket.socket]:
@@ -58,7 +65,7 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int], int]:
     if flags & _CUT_OFF:
         for fd in fds:
             os.close(fd)
-        raise TruncatedMessage("a message or its descriptors were cut off")
+        raise TruncatedMessage(b"" if flags & socket.MSG_TRUNC else data)
     return data, fds, pid
 
 

@@ -61,10 +61,13 @@ def main() -> NoReturn:
 
 
 def _start_sandboxd(channel: socket.socket) -> int:
-    """posix_spawn of sandboxd with its end of the channel as an inherited descriptor, told by argument."""
+    """posix_spawn of sandboxd with its end of the channel as an inherited descriptor, told by argument.
+
+    Its threads hardly ever run at once: an arena of the allocator's for each (mallopt(3)) would only be memory that never comes back.
+    """
     os.set_inheritable(channel.fileno(), True)
     argv = [sys.executable, "-m", "sandbox.daemon", "--launcher-fd", str(channel.fileno()), *sys.argv[1:]]
-    return os.posix_spawn(sys.executable, argv, os.environ, setsigdef=STOP_SIGNALS)
+    return os.posix_spawn(sys.executable, argv, {"MALLOC_ARENA_MAX": "1", **os.environ}, setsigdef=STOP_SIGNALS)
 
 
 def _serve(request: dict[str, Any], received: list[int], channel: socket.socket, pid_namespace: int) -> None:

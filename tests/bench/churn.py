@@ -18,8 +18,8 @@ from tests.bench.rows import Row
 
 CGROUPS = Path("/sys/fs/cgroup")
 AT_ONCE = 4
-#: Cycles before the first look: kept cgroups, caches and arenas are what they will be.
-RUN_UP = 200
+#: Cycles before the first look: kept cgroups, caches and arenas are what they will be from then on.
+RUN_UP = 1_000
 SETTLE_SECONDS = 15.0
 #: Of resident memory: an allocator's arenas move by that much without anything being lost.
 RSS_SLACK_BYTES = 3 * 1024 * 1024

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import pwd
-import resource
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from sandbox.cgroup.detect import MOUNTINFO, hierarchies
@@ -106,14 +108,27 @@ def leaving_nothing_mounted(hearth: Instance) -> Iterator[None]:
 @contextmanager
 def without_descriptors(pids: list[int], spare: int) -> Iterator[None]:
     """Each process may have only `spare` more than it has now."""
-    before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
-    for pid, (_, hard) in before.items():
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + spare, hard))
+    before = {pid: _soft_limit(pid) for pid in pids}
+    for pid in pids:
+        _set_soft_limit(pid, psutil.Process(pid).num_fds() + spare)
     try:
         yield
     finally:
-        for pid, limits in before.items():
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        for pid, soft in before.items():
+            _set_soft_limit(pid, soft)
+
+
+def _soft_limit(pid: int) -> int:
+    """RLIMIT_NOFILE of a process, from proc_pid_limits(5)."""
+    (line,) = (line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith("Max open files"))
+    return int(line.split()[3])
+
+
+def _set_soft_limit(pid: int, most: int) -> None:
+    """As its own user and group: for another's even root needs CAP_SYS_RESOURCE, prlimit(2)."""
+    process = psutil.Process(pid)
+    command = ["prlimit", f"--pid={pid}", f"--nofile={most}:"]
+    subprocess.run(command, user=process.uids().real, group=process.gids().real, extra_groups=[], check=True)
 
 
 @pytest.mark.parametrize("spare", [0, 1, 3, 7, 12])
@@ -131,7 +146,32 @@ def test_sandboxd_without_descriptors_answers_and_recovers(instance: Instance, s
     full = [instance.call_soon(name, 0.3) for _ in range(12)]
     assert [call.result(60).outcome for call in full] == [(200, 200)] * 12
     wait_until(lambda: len([row for row in instance.sandboxes("") if row["state"] == "prepared"]) >= 2, "sandboxes are prepared again")
-    wait_until(lambda: not [row for row in instance.sandboxes(name) if row["state"] != "idle"], "every place is given back")
+    wait_until(lambda: not [row for row in instance.sandboxes(name) if row["state"] not in ("idle", "frozen")], "every place is given back")
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3, 7])
+def test_api_without_descriptors_answers_and_recovers(instance: Instance, spare: int) -> None:
+    name = instance.deploy(SLEEPER, timeout=20)
+    instance.call(name, 0).ok()
+    pids = victims.api_worker(instance)
+    running = instance.call_soon(name, 5)
+    wait_until(lambda: [row for row in instance.sandboxes(name) if row["state"] == "leased"], "one runs")
+    with ExitStack() as stack:
+        headers = {"Authorization": f"Bearer {(instance.home / 'credential').read_text().strip()}"}
+        clients = [httpx.Client(base_url=instance.url, headers=headers, timeout=60, trust_env=False) for _ in range(12)]
+        for client in clients:  # connected before there is no room for a connection
+            stack.enter_context(client)
+            assert client.get("/readyz").status_code == 200
+        with without_descriptors(pids, spare):
+            path = f"/v1/functions/{name}/invocations"
+            calls = [stack.enter_context(ThreadPoolExecutor(1)).submit(client.post, path, content=b"0.3") for client in clients]
+            statuses = [call.result(60).status_code for call in calls]
+            assert set(statuses) <= {200, 503} and 503 in statuses, statuses
+        assert running.result(60).ok() == 5, "what runs goes on"
+    assert victims.api_worker(instance) == pids
+    full = [instance.call_soon(name, 0.3) for _ in range(12)]
+    assert [call.result(60).outcome for call in full] == [(200, 200)] * 12
+    wait_until(lambda: not [row for row in instance.sandboxes(name) if row["state"] not in ("idle", "frozen")], "every place is given back")
 
 
 # Control groups -------------------------------------------------------------------------------------------------------------

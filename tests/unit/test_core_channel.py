@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import os
+import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import orjson
@@ -216,3 +218,32 @@ async def test_the_kernel_tells_who_sent_it() -> None:
     assert sockets.peer_credentials(theirs)[:2] == (os.getpid(), os.getuid())
     channel.close()
     theirs.close()
+
+
+@pytest.mark.parametrize("spares", [True, False])
+async def test_a_message_whose_descriptors_find_no_room(spares: bool) -> None:
+    ours, peer = sockets.seqpacket_pair()
+    came: list[tuple[dict[str, Any], list[int]]] = []
+    channel = Channel(ours, asyncio.get_running_loop(), lambda message, fds, pid: came.append((message, fds)), lambda: None, spares=spares)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    send_raw(peer, b'{"n":1}', [peer.fileno(), peer.fileno()])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+    filler = list(fill_descriptors())
+    try:
+        await until(lambda: bool(came) or channel.closed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in filler:
+            os.close(fd)
+        channel.close()
+        peer.close()
+    assert came == ([({"n": 1}, [])] if spares else [])
+
+
+def fill_descriptors() -> Iterator[int]:
+    """Every one that the limit still allows."""
+    try:
+        while True:
+            yield os.dup(0)
+    except OSError as error:
+        assert error.errno == errno.EMFILE

@@ -236,3 +236,11 @@ def test_mounts_below_our_directories_are_leaks_and_the_operators_own_are_not(co
 
 def test_mount_points_are_unescaped() -> None:
     assert mountinfo(("0:1", "/", "/mnt/a\\040b\\134c"))[0].target == "/mnt/a b\\c"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "state"),
+    [("core", "ok"), ("", "ok"), ("|/usr/share/apport/apport -p%p", "weaker"), ("@@/run/systemd/coredump.socket", "weaker")],
+)
+def test_a_core_handler_of_the_host_is_a_weaker_guarantee(pattern: str, state: str) -> None:
+    assert host._core_dumps(pattern).state == state
