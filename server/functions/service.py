@@ -22,12 +22,12 @@ from server.functions.bindings import Bindings
 from server.functions.checks import Checks, checked_description, checked_name
 from server.functions.codestore import CodeStore
 from server.functions.collection import collect_unused
-from server.functions.handlers import split_handler
 from server.functions.listing import NO_FILTERS, conditions, ordering
 from server.functions.model import DEFAULT_NAMESPACE, LATEST, Function
 from server.functions.namespaces import require_namespace
 from server.functions.quotas import forget_function
 from server.functions.rows import find, missing
+from server.functions.versions import freeze
 from server.store.engine import next_numbers, writing
 from server.store.tables import FUNCTIONS_COUNTER, event_settings, triggers
 from server.store.tables import functions as table
@@ -112,31 +112,40 @@ class Functions:
         changes: Any,
         namespace: str = DEFAULT_NAMESPACE,
         *,
+        zip_bytes: bytes | None = None,
         expected_generation: int | None = None,
         scf: Mapping[str, Any] = NO_EXTRAS,
+        publish: bool = False,
     ) -> Function:
-        """Change the configuration. With `expected_generation`, only if that is still the current one, else Conflict.
+        """Change the configuration, with `zip_bytes` the code as well, and with `publish` freeze what comes of it as the next version.
 
-        `scf` replaces those of its fields that it names.
+        It is one commit: no call sees a part without the others. With `expected_generation` only if that is still the current one, else
+        Conflict. `scf` replaces those of its fields that it names.
+
+        Raises BadRequest, PayloadTooLarge, FunctionNotFound, Conflict, LimitExceeded.
         """
         checked = self._checks.changes(changes)
-        if checked.get("layers"):
+        if zip_bytes is not None:
+            checked |= self._package(zip_bytes, checked, self.get(name, namespace))
+        elif checked.get("layers"):
             self._code.unpacked_bytes(self.get(name, namespace).code)  # counted here once, and not while the database is ours
-        return self._change(name, namespace, checked, expected_generation, scf)
+        function = self._change(name, namespace, checked, expected_generation, scf, publish=publish)
+        if zip_bytes is not None:
+            self.collect_code()
+        return function
 
     def update_code(self, name: str, zip_bytes: bytes, handler: str | None = None, namespace: str = DEFAULT_NAMESPACE) -> Function:
         """Give the function another package, and with it another handler if one is named."""
+        return self.update(name, {} if handler is None else {"handler": handler}, namespace, zip_bytes=zip_bytes)
+
+    def _package(self, zip_bytes: bytes, changes: Mapping[str, Any], current: Function) -> dict[str, Any]:
+        """Unpack it for the function as the changes will make it; what they are with it."""
         self._checks.code_bytes(zip_bytes)
-        current = self.get(name, namespace)
-        if handler is not None:
-            split_handler(handler)
-        digest = self._code.put_zip(zip_bytes, handler=handler or current.handler, runtime=current.runtime)
-        if current.layers:
+        now: dict[str, Any] = {"handler": current.handler, "runtime": current.runtime, "layers": current.layers, **changes}
+        digest = self._code.put_zip(zip_bytes, handler=now["handler"], runtime=now["runtime"])
+        if now["layers"]:
             self._code.unpacked_bytes(digest)  # counted here once, and not while the database is ours
-        changes: dict[str, Any] = {"code": digest, "code_size": len(zip_bytes)}
-        function = self._change(name, namespace, changes | ({} if handler is None else {"handler": handler}))
-        self.collect_code()
-        return function
+        return {"code": digest, "code_size": len(zip_bytes)}
 
     def delete(self, name: str, namespace: str = DEFAULT_NAMESPACE) -> Function:
         """Forget it and all its versions, and return what it was: its id is what sandboxd must be told."""
@@ -225,6 +234,8 @@ class Functions:
         changes: dict[str, Any],
         expected: int | None = None,
         scf: Mapping[str, Any] = NO_EXTRAS,
+        *,
+        publish: bool = False,
     ) -> Function:
         for _ in range(UPDATE_ATTEMPTS):
             with writing(self._engine) as connection:
@@ -240,6 +251,8 @@ class Functions:
                     self._bindings.check(changed)
                 same = (table.c.function_id == current.function_id) & (table.c.generation == current.generation)
                 if connection.execute(update(table).where(same).values(changed.to_row())).rowcount:
+                    if publish:
+                        freeze(connection, changed, self._settings)
                     return changed
         raise Conflict(f"function {name} is being changed by others", hint="try again")
 

@@ -41,11 +41,7 @@ class Versions:
         given = checked_fields(payload, ("description",))
         description = checked_description(given["description"]) if "description" in given else None
         with writing(self._engine) as connection:
-            function = hold(connection, name, namespace)
-            self._check_room(connection, function)
-            number = _next_number(connection, function)
-            connection.execute(insert(table).values(function.frozen(number, description, time.time())))
-            return find_version(connection, function, str(number))
+            return freeze(connection, hold(connection, name, namespace), self._settings, description)
 
     def get(self, name: str, version: str, namespace: str = DEFAULT_NAMESPACE) -> Function:
         """`version` is a number or `$LATEST`. Raises FunctionNotFound, NamespaceNotFound, QualifierNotFound."""
@@ -85,11 +81,21 @@ class Versions:
             forget_version(connection, found.function_id)
             return found
 
-    def _check_room(self, connection: Connection, function: Function) -> None:
-        mine = table.c.function_id == function.function_id
-        count: int = connection.execute(select(func.count()).select_from(table).where(mine)).scalar_one()
-        if count >= (limit := self._settings.limit_versions):
-            raise LimitExceeded(f"function {function.name} has {count} versions, limit {limit}", hint="delete old ones")
+
+def freeze(connection: Connection, function: Function, settings: Settings, description: str | None = None) -> Function:
+    """The function's next version, in the caller's transaction, which must hold the function (`rows.hold`, or a change of its row). Raises
+    LimitExceeded."""
+    _check_room(connection, function, settings.limit_versions)
+    number = _next_number(connection, function)
+    connection.execute(insert(table).values(function.frozen(number, description, time.time())))
+    return find_version(connection, function, str(number))
+
+
+def _check_room(connection: Connection, function: Function, limit: int) -> None:
+    mine = table.c.function_id == function.function_id
+    count: int = connection.execute(select(func.count()).select_from(table).where(mine)).scalar_one()
+    if count >= limit:
+        raise LimitExceeded(f"function {function.name} has {count} versions, limit {limit}", hint="delete old ones")
 
 
 def _next_number(connection: Connection, function: Function) -> int:

@@ -68,6 +68,21 @@ def said(scf: Client, name: str, action: str = "Invoke", **more: Any) -> str:
 # Versions -------------------------------------------------------------------------------------------------------------------
 
 
+def test_an_update_publishes_what_it_made_or_changes_nothing(scf: Client, name: str) -> None:
+    scf.call("UpdateFunctionCode", FunctionName=name, ZipFile=packed(says("three")), Publish="TRUE")
+    assert [said(scf, name, Qualifier=one) for one in ("2", "3", "$LATEST")] == ["two", "three", "three"]
+    scf.call("UpdateFunctionConfiguration", FunctionName=name, MemorySize=256, Description="größer", Publish="TRUE")
+    assert scf.call("ListVersionByFunction", FunctionName=name)["FunctionVersion"] == ["$LATEST", "1", "2", "3", "4"]
+    assert [scf.call("GetFunction", FunctionName=name, Qualifier=one)["MemorySize"] for one in ("3", "4")] == [128, 256]
+    assert scf.call("ListVersionByFunction", FunctionName=name)["Versions"][4]["Description"] == "größer"
+    full = "LimitExceeded.FunctionVersions"
+    assert scf.refused("UpdateFunctionCode", FunctionName=name, ZipFile=packed(says("four")), Publish="TRUE") == full
+    assert scf.refused("UpdateFunctionConfiguration", FunctionName=name, MemorySize=384, Publish="TRUE") == full
+    assert said(scf, name) == "three" and scf.call("GetFunction", FunctionName=name)["MemorySize"] == 256
+    scf.call("UpdateFunctionCode", FunctionName=name, ZipFile=packed(says("four")), Publish="FALSE")
+    assert said(scf, name) == "four"
+
+
 def test_versions_are_published_listed_and_deleted(hearth: Instance, scf: Client, name: str) -> None:
     scf.call("UpdateFunctionConfiguration", FunctionName=name, MemorySize=256, Timeout=7, Description="of the function")
     published = scf.call("PublishVersion", FunctionName=name)

@@ -67,6 +67,41 @@ def test_a_version_serves_with_an_id_of_its_own_and_its_function_s_concurrency(f
     assert again.concurrency == 5 and again.function_id == spec.function_id and again.generation == 1
 
 
+def test_a_change_of_code_and_configuration_and_its_version_are_one(functions: Functions, versions: Versions) -> None:
+    before = functions.create(payload())
+    changes = {"memory": 256, "handler": "app.main_handler", "description": "new"}
+    after = functions.update("hello", changes, zip_bytes=zipped("app.py"), scf={"Role": "r"}, publish=True)
+    assert (after.generation, after.memory, after.handler, after.scf) == (2, 256, "app.main_handler", {"Role": "r"})
+    one = versions.get("hello", "1")
+    assert (one.memory, one.handler, one.code, one.description, one.scf) == (256, "app.main_handler", after.code, "new", {"Role": "r"})
+    assert one.code != before.code and functions.get("hello") == after
+
+
+def test_a_change_that_can_t_be_published_is_none(functions: Functions, versions: Versions, engine: Engine, settings: Settings) -> None:
+    functions.create(payload())
+    for _ in range(settings.limit_versions):
+        versions.publish("hello")
+    before = functions.get("hello")
+    for refused, more in (
+        (LimitExceeded, {"publish": True}),
+        (BadRequest, {"publish": True, "zip_bytes": zipped("elsewhere.py")}),
+    ):
+        with pytest.raises(refused):
+            functions.update("hello", {"memory": 512}, **{"zip_bytes": zipped("index.py", content="x = 3\n"), **more})
+    assert functions.get("hello") == before and count(engine) == settings.limit_versions
+
+
+def test_simultaneous_publishing_changes_have_a_version_each(functions: Functions, versions: Versions) -> None:
+    functions.create(payload())
+    memories = [128 * number for number in range(1, 6)]
+    outcomes = at_once(lambda number: functions.update("hello", {"memory": memories[number]}, publish=True), 5)
+    _, found = versions.list("hello")
+    assert sorted(version.memory for version in found[1:]) == memories
+    # Each froze its own change, in the order in which they came.
+    in_order = sorted(outcomes, key=lambda outcome: outcome.generation)
+    assert [version.memory for version in found[1:]] == [outcome.memory for outcome in in_order]
+
+
 def test_publishing_what_has_not_changed_makes_another_version(functions: Functions, versions: Versions) -> None:
     functions.create(payload())
     assert [versions.publish("hello").version for _ in range(3)] == ["1", "2", "3"]

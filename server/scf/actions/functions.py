@@ -5,6 +5,7 @@ Every change is whole when it is answered, so a function's Status is always Acti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from server.scf.listing import select
 
 NOTHING: Final[dict[str, Any]] = {}
 _LIMIT: Final[OwnCodes] = {LimitExceeded: "LimitExceeded.Function"}
+_VERSIONS: Final[OwnCodes] = {LimitExceeded: "LimitExceeded.FunctionVersions"}
 
 
 async def create_function(ask: Ask) -> dict[str, Any]:
@@ -39,28 +41,34 @@ async def create_function(ask: Ask) -> dict[str, Any]:
 
 
 async def update_function_code(ask: Ask) -> dict[str, Any]:
-    parameters, functions = ask.parameters, ask.services.functions
-    _refuse_publish(ask)
-    name, package = parameters.required("FunctionName"), zip_of(parameters)
-
-    def change() -> Function:
-        return functions.update_code(name, functions.decode_code({"zip": package}), parameters.text("Handler") or None, ask.namespace())
-
-    await ask.services.change(change)
-    return NOTHING
+    handler = ask.parameters.text("Handler")
+    return await _update(ask, {"handler": handler} if handler else {}, package=zip_of(ask.parameters))
 
 
 async def update_function_configuration(ask: Ask) -> dict[str, Any]:
-    parameters, functions = ask.parameters, ask.services.functions
-    _refuse_publish(ask)
-    name, changes, extras = parameters.required("FunctionName"), read_configuration(parameters), read_extras(parameters)
-    extras.pop(ASYNC_RUN, None)  # said at creation, once and for all
-    if "runtime" in changes:
-        current = await ask.services.lookups.run(functions.get, name, ask.namespace())
-        if changes["runtime"].lower() != current.runtime.lower():
+    return await _update(ask, await _changes(ask), extras=read_extras(ask.parameters))
+
+
+async def _changes(ask: Ask) -> dict[str, Any]:
+    """The configuration that is given, without the runtime, which can't be changed but may be named."""
+    changes = read_configuration(ask.parameters)
+    if (runtime := changes.pop("runtime", "")) != "":
+        current = await ask.services.lookups.run(ask.services.functions.get, ask.parameters.required("FunctionName"), ask.namespace())
+        if runtime.lower() != current.runtime.lower():
             raise ScfError("InvalidParameterValue.Runtime", f"the runtime can't be changed: it is {current.runtime}")
-        del changes["runtime"]
-    await ask.services.change(partial(functions.update, name, changes, ask.namespace(), scf=extras))
+    return changes
+
+
+async def _update(ask: Ask, changes: dict[str, Any], *, package: str = "", extras: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    """One change of what is given: configuration, code (base64) and, with Publish, a version of both."""
+    functions, name, publish = ask.services.functions, ask.parameters.required("FunctionName"), ask.parameters.flag("Publish")
+    kept = {key: value for key, value in extras.items() if key != ASYNC_RUN}  # said at creation, once and for all
+
+    def change() -> Function:
+        code = functions.decode_code({"zip": package}) if package else None
+        return functions.update(name, changes, ask.namespace(), zip_bytes=code, scf=kept, publish=publish)
+
+    await ask.services.change(change)
     return NOTHING
 
 
@@ -125,14 +133,6 @@ async def _default_runtime(ask: Ask) -> str:
     return DEFAULT_RUNTIME
 
 
-def _refuse_publish(ask: Ask) -> None:
-    """The one place where Publish will mean something."""
-    if ask.parameters.flag("Publish"):
-        raise ScfError(
-            "UnsupportedOperation.PublishVersion", "versions can't be published together with a change: call PublishVersion after it"
-        )
-
-
 async def _found(ask: Ask) -> Function:
     """By FunctionName, or by ResourceId as the console has it."""
     name, resource = ask.parameters.text("FunctionName"), ask.parameters.text("ResourceId")
@@ -151,8 +151,8 @@ async def _all(ask: Ask) -> list[Function]:
 
 ACTIONS: Final = {
     "CreateFunction": Action(create_function, errors=_LIMIT),
-    "UpdateFunctionCode": Action(update_function_code),
-    "UpdateFunctionConfiguration": Action(update_function_configuration),
+    "UpdateFunctionCode": Action(update_function_code, errors=_VERSIONS),
+    "UpdateFunctionConfiguration": Action(update_function_configuration, errors=_VERSIONS),
     "GetFunction": Action(get_function, "read"),
     "ListFunctions": Action(list_functions, "read"),
     "DeleteFunction": Action(delete_function),
