@@ -125,7 +125,7 @@ class Account:
 
     @operation("What each namespace uses and may use, and the limits", TAG, {200: Answer("Usage and limits", "Account")})
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        send(resp, await self._services.lookups.run(self._services.concurrency.account))
+        send(resp, await self._services.account())
 
     @operation(
         "Set the total concurrency of a namespace",
@@ -144,7 +144,7 @@ class Account:
         given = await body(req, "namespace", "total_mb")
         where = given.get("namespace", DEFAULT_NAMESPACE)
         await services.change_quota(partial(services.concurrency.set_total, where, given.get("total_mb")))
-        send(resp, await services.lookups.run(services.concurrency.account))
+        send(resp, await services.account())
 
 
 async def body(req: Request, *fields: str) -> dict[str, Any]:

@@ -172,6 +172,12 @@ class Services:
         except (SandboxError, TimeoutError) as error:
             _log.warning(pairs("sandboxd was not told of a change", error=str(error) or "no answer"))
 
+    async def account(self, namespace: str = "") -> dict[str, Any]:
+        """`Concurrency.account`, and among the limits what triggers and events may: "triggers" by type, "events". Raises
+        NamespaceNotFound."""
+        found = await self.lookups.run(self.concurrency.account, namespace)
+        return {**found, "limits": {**found["limits"], "triggers": self.triggers.limits(), "events": self.configs.limits()}}
+
     async def change_quota(self, blocking: Callable[[], QuotaChange]) -> QuotaChange:
         """The same for a change of a quota: when this returns, no call is admitted by an older one on this machine."""
         return await self.changes.finish(self._change_quota(blocking))

@@ -71,6 +71,10 @@ class EventConfigs:
             connection.execute(delete(event_settings).where(event_settings.c.function_id == function.function_id))
         self._known.pop((namespace, name), None)
 
+    def limits(self) -> dict[str, int]:
+        """What `change` takes at most, and of `min_ttl` at least: {"retries", "min_ttl", "max_ttl"}."""
+        return {"retries": MOST_RETRIES, "min_ttl": self._shortest, "max_ttl": LONGEST_TTL_SECONDS}
+
     def recent(self, name: str, namespace: str) -> EventSettings:
         """As `get`, perhaps two seconds old, and the defaults for a function that is gone. For the dispatcher."""
         key, now = (namespace, name), self._clock()

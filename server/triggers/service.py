@@ -49,6 +49,10 @@ class Triggers:
         self._engine, self._settings, self._find, self._clock = engine, settings, find, clock
         self._kinds = kinds(settings)
 
+    def limits(self) -> dict[str, int]:
+        """How many of each type a function may have."""
+        return {name: kind.limit(self._settings) for name, kind in self._kinds.items()}
+
     def create(self, function: str, payload: Any, namespace: str = "default") -> Trigger:
         """Raises BadRequest, Conflict, FunctionNotFound, LimitExceeded."""
         draft = self.draft(payload)

@@ -184,7 +184,18 @@ def test_the_account_is_what_there_is(hearth: Instance, scf: Client, name: str) 
     assert limits["NamespacesCount"] == 5 and [row["Namespace"] for row in limits["Namespace"]] == ["default", "empty"]
     row = limits["Namespace"][0]
     assert (row["FunctionsCount"], row["TimeoutLimit"], row["InitTimeoutLimit"], row["Trigger"]["Timer"]) == (20, 300, 300, 2)
-    assert row["Trigger"]["Total"] == sum(number for kind, number in row["Trigger"].items() if kind != "Total")
+    assert row["ConcurrentExecutions"] == 1000 and row["TestModelLimit"] == 0
+    assert (row["RetryNumLimit"], row["MinMsgTTL"], row["MaxMsgTTL"]) == (2, 60, 21_600)
+    config = {"RetryConfig": [{"RetryNum": row["RetryNumLimit"]}], "MsgTTL": row["MaxMsgTTL"]}
+    scf.call("UpdateFunctionEventInvokeConfig", FunctionName=name, AsyncTriggerConfig=config)
+    for beyond in ({"RetryConfig": [{"RetryNum": row["RetryNumLimit"] + 1}]}, {"MsgTTL": row["MaxMsgTTL"] + 1}, {"MsgTTL": 59}):
+        assert scf.refused("UpdateFunctionEventInvokeConfig", FunctionName=name, AsyncTriggerConfig={**config, **beyond})
+    # HTTP triggers, ten of them, are none of SCF's kinds: the total alone has them.
+    assert row["Trigger"]["Cos"] == 2 and row["Trigger"]["Total"] >= row["Trigger"]["Timer"] + row["Trigger"]["Cos"] + 10
+    for at in range(row["Trigger"]["Timer"]):
+        trigger = {"FunctionName": name, "Type": "timer", "TriggerDesc": "0 0 0 1 1 * 2099"}
+        scf.call("CreateTrigger", TriggerName=f"timer{at}", **trigger)
+    assert scf.refused("CreateTrigger", TriggerName="more", **trigger) == "LimitExceeded.Trigger"
     scf.call("DeleteFunctionVersion", FunctionName=name, Qualifier="1")
     scf.call("DeleteReservedConcurrencyConfig", FunctionName=name)
     scf.call("DeleteNamespace", Namespace="empty")

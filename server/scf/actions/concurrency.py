@@ -14,8 +14,8 @@ from server.scf.parameters import Parameters
 STATUSES: Final = {"done": "Done", "in_progress": "InProgress", "failed": "Failed"}
 #: SCF's other one follows a share of busy workers.
 FIXED: Final = "Default"
-#: Sources of events that an account has limits for.
-_NO_TRIGGERS: Final = dict.fromkeys(("Cmq", "Ckafka", "Apigw", "Cls", "Clb", "Mps", "Cm", "Vod", "Eb"), 0)
+#: Sources of events that an account has limits for; there may be others here, which count among the total alone.
+TRIGGERS: Final = ("Cos", "Timer", "Cmq", "Ckafka", "Apigw", "Cls", "Clb", "Mps", "Cm", "Vod", "Eb")
 
 
 async def put_reserved(ask: Ask) -> dict[str, Any]:
@@ -77,7 +77,7 @@ async def delete_provisioned(ask: Ask) -> dict[str, Any]:
 
 async def get_account(ask: Ask) -> dict[str, Any]:
     """A pair of one namespace is told of that one alone."""
-    account = await ask.services.lookups.run(ask.services.concurrency.account, ask.credential.namespace)
+    account = await ask.services.account(ask.credential.namespace)
     rows, limits = account["namespaces"], account["limits"]
     usage = {
         "NamespacesCount": len(rows),
@@ -137,19 +137,19 @@ def _usage(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit(namespace: str, limits: dict[str, Any]) -> dict[str, Any]:
-    """Model NamespaceLimit. There are no test models, and what asynchronous calls may is not here."""
-    timers, objects = limits["timers"], limits["object_triggers"]
+    """Model NamespaceLimit. There are no test models; what is said of triggers and calls a function may have."""
+    triggers, events = limits["triggers"], limits["events"]
     return {
         "Namespace": namespace,
         "FunctionsCount": limits["functions"],
         "TimeoutLimit": limits["timeout"],
         "InitTimeoutLimit": limits["init_timeout"],
         "ConcurrentExecutions": limits["concurrency"],
-        "Trigger": {**_NO_TRIGGERS, "Timer": timers, "Cos": objects, "Total": timers + objects},
+        "Trigger": {**{name: triggers.get(name.lower(), 0) for name in TRIGGERS}, "Total": sum(triggers.values())},
         "TestModelLimit": 0,
-        "RetryNumLimit": 0,
-        "MinMsgTTL": 0,
-        "MaxMsgTTL": 0,
+        "RetryNumLimit": events["retries"],
+        "MinMsgTTL": events["min_ttl"],
+        "MaxMsgTTL": events["max_ttl"],
     }
 
 
