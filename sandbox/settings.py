@@ -169,7 +169,7 @@ class Settings:
     event_poll_seconds: float = _setting(1.0, "how often a dispatcher looks without being told", low=0.05)
     keep_idempotency_hours: float = _setting(24.0, "how long an Idempotency-Key is known", low=0.01)
     keep_dead_letters_days: float = _setting(30.0, "dead letters older than this go", low=0.01)
-    timer_zone: str = _setting("Asia/Shanghai", "time zone of timers, as SCF's UTC+8", parse=_zone)
+    timer_zone: str = _setting("Asia/Shanghai", "time zone of timers and of schedules of provisioned workers, as SCF's UTC+8", parse=_zone)
     timer_catch_up_seconds: float = _setting(
         300.0, "a timer that missed firings while nothing ran fires once for the latest, if that is younger than this", low=0
     )

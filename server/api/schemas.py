@@ -197,7 +197,11 @@ def _schedule(settings: Settings) -> Schema:
     action = {
         "name": {**STRING, "pattern": "^[A-Za-z0-9_-]{1,60}$"},
         "number": _provisioned(settings),
-        "cron": {**STRING, "description": "second minute hour day month weekday year, in UTC+8", "examples": ["0 0 9 * * MON-FRI *"]},
+        "cron": {
+            **STRING,
+            "description": "second minute hour day month weekday year, in the setting timer_zone",
+            "examples": ["0 0 9 * * MON-FRI *"],
+        },
     }
     return {
         "type": "array",

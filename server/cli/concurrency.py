@@ -106,7 +106,7 @@ def provisioned_get(context: click.Context, name: str, version: str, namespace: 
     "actions",
     multiple=True,
     metavar="NAME=NUMBER=CRON",
-    help="Repeatable: at these times (seven fields, UTC+8) the number changes.",
+    help="Repeatable: at these times (seven fields, in the setting timer_zone) the number changes.",
 )
 @in_namespace
 @as_json

@@ -2,7 +2,8 @@
 
 SCF's TriggerActions: an action sets the number at each of its times, and what it set stays until the next action of the version. Before
 the first one since the configuration was made, the configured number holds. Times are cron expressions of seven fields (second minute hour
-day month weekday year, 0 is Sunday; with a day and a weekday either will do), in SCF's time zone.
+day month weekday year, 0 is Sunday; with a day and a weekday either will do), in the time zone that timers have (the setting timer_zone); a
+time of day that comes twice, when a clock goes back, is a time of the action twice.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 
 from croniter import CroniterBadDateError, CroniterError, croniter
 
-#: UTC+8, as timers have it.
-ZONE: Final = timezone(timedelta(hours=8))
 FIELDS: Final = 7
 MAX_CRON: Final = 200
 #: A year's times in between are looked for so far: an expression whose times are all past has none to come.
@@ -52,20 +51,20 @@ def check_cron(text: str) -> None:
         if not _FIELD.fullmatch(field) or any(word.upper() not in _WORDS for word in re.findall(r"[A-Za-z]+", field)):
             raise ValueError(f"field {field!r} is not understood")
     try:
-        _croniter(text, 0.0)
+        _croniter(text, 0.0, UTC)
     except (CroniterError, ValueError, TypeError, KeyError) as error:
         raise ValueError(str(error)[:200]) from error
 
 
-def number_at(number: int, actions: Sequence[Action], *, since: float, now: float) -> tuple[int, float]:
+def number_at(number: int, actions: Sequence[Action], *, since: float, now: float, zone: tzinfo) -> tuple[int, float]:
     """(workers wanted at `now`, when that changes next; infinity: never). `since` is when the configuration was made. Seconds since the
     epoch, like all times here."""
     last, chosen, following = since, number, math.inf
     for action in actions:
-        fired = _last_time(action.cron, now)
+        fired = _last_time(action.cron, now, zone)
         if fired is not None and fired > last:
             last, chosen = fired, action.number
-        following = min(following, _next_time(action.cron, now))
+        following = min(following, _next_time(action.cron, now, zone))
     return chosen, following
 
 
@@ -74,21 +73,21 @@ def largest(number: int, actions: Sequence[Action]) -> int:
     return max([number, *(action.number for action in actions)])
 
 
-def _croniter(text: str, at: float) -> Any:
-    start = datetime.fromtimestamp(at, ZONE)
+def _croniter(text: str, at: float, zone: tzinfo) -> Any:
+    start = datetime.fromtimestamp(at, zone)
     return croniter(text, start, ret_type=float, second_at_beginning=True, max_years_between_matches=YEARS)
 
 
-def _last_time(cron: str, now: float) -> float | None:
+def _last_time(cron: str, now: float, zone: tzinfo) -> float | None:
     try:
         # Its answers are before the start, which is therefore the next whole second.
-        return float(_croniter(cron, math.floor(now) + 1).get_prev())
+        return float(_croniter(cron, math.floor(now) + 1, zone).get_prev())
     except CroniterBadDateError:
         return None
 
 
-def _next_time(cron: str, now: float) -> float:
+def _next_time(cron: str, now: float, zone: tzinfo) -> float:
     try:
-        return float(_croniter(cron, math.floor(now)).get_next())
+        return float(_croniter(cron, math.floor(now), zone).get_next())
     except CroniterBadDateError:
         return math.inf

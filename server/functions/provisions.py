@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import orjson
 from sqlalchemy import Connection, Engine, RowMapping, delete, insert, select
@@ -33,7 +34,7 @@ _ACTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One row. `number` is the configured one, `actions` change it over time."""
+    """One row, and the time zone of its schedule. `number` is the configured one, `actions` change it over time."""
 
     function_id: str
     family: str
@@ -45,6 +46,7 @@ class Target:
     actions: tuple[Action, ...]
     revision: int
     updated_at: float
+    zone: ZoneInfo
 
     @property
     def peak(self) -> int:
@@ -53,7 +55,7 @@ class Target:
 
     def at(self, now: float) -> tuple[int, float]:
         """(workers wanted at `now`, when that changes next)."""
-        return number_at(self.number, self.actions, since=self.updated_at, now=now)
+        return number_at(self.number, self.actions, since=self.updated_at, now=now, zone=self.zone)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,9 +74,9 @@ class Target:
         return nothing if row is None else {key: row[key] for key in nothing}
 
     @classmethod
-    def from_row(cls, row: RowMapping) -> Target:
+    def from_row(cls, row: RowMapping, zone: ZoneInfo) -> Target:
         values = {key: value for key, value in row.items() if key != "peak"}
-        return cls(actions=tuple(Action.from_json(action) for action in orjson.loads(values.pop("schedule"))), **values)
+        return cls(actions=tuple(Action.from_json(action) for action in orjson.loads(values.pop("schedule"))), zone=zone, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,14 @@ class Provisions:
 
     def __init__(self, engine: Engine, settings: Settings, get: Callable[[str, str, str], Function]) -> None:
         self._engine, self._settings, self._get = engine, settings, get
+        self._zone = ZoneInfo(settings.timer_zone)
 
     def find(self, name: str, version: str, namespace: str = DEFAULT_NAMESPACE) -> tuple[Function, Target | None]:
         """The version and what is provisioned of it. Raises FunctionNotFound, QualifierNotFound."""
         function = self._get(name, namespace, version)
         with self._engine.connect() as connection:
             row = connection.execute(select(table).where(table.c.function_id == function.function_id)).mappings().one_or_none()
-        return function, Target.from_row(row) if row is not None else None
+        return function, Target.from_row(row, self._zone) if row is not None else None
 
     def of_function(self, name: str, namespace: str = DEFAULT_NAMESPACE) -> tuple[int, list[Target]]:
         """How many more workers of `$LATEST`'s memory the quotas have room for, and what is provisioned of its versions, by number.
@@ -107,7 +110,7 @@ class Provisions:
         function = self._get(name, namespace, LATEST)
         with self._engine.connect() as connection:
             rows = connection.execute(select(table).where(table.c.family == function.function_id)).mappings()
-            found = sorted((Target.from_row(row) for row in rows), key=lambda target: int(target.version))
+            found = sorted((Target.from_row(row, self._zone) for row in rows), key=lambda target: int(target.version))
             share = self._share(connection, function.function_id, namespace)
         return max(0, share.limit_mb - share.used_mb) // function.memory, found
 
@@ -130,7 +133,7 @@ class Provisions:
             family = _hold(connection, name, namespace)
             now = time.time()
             target = Target(
-                function.function_id, family, namespace, name, function.version, number, function.memory, actions, revision, now
+                function.function_id, family, namespace, name, function.version, number, function.memory, actions, revision, now, self._zone
             )
             connection.execute(delete(table).where(table.c.function_id == function.function_id))
             self._check_room(connection, target)
@@ -151,7 +154,7 @@ class Provisions:
 
     def targets(self) -> list[Target]:
         with self._engine.connect() as connection:
-            return [Target.from_row(row) for row in connection.execute(select(table)).mappings()]
+            return [Target.from_row(row, self._zone) for row in connection.execute(select(table)).mappings()]
 
     def _check_room(self, connection: Connection, target: Target) -> None:
         """Provisioned workers are for calls, which the quotas have to let in: more would only stand idle."""
@@ -209,7 +212,7 @@ class Provisions:
             raise BadRequest(
                 f"{field}.cron: {error}",
                 field=f"{field}.cron",
-                hint="second minute hour day month weekday year (UTC+8), as in 0 0 9 * * MON-FRI *",
+                hint="second minute hour day month weekday year (in the zone of timers), as in 0 0 9 * * MON-FRI *",
             ) from error
         return Action(name, self._number(f"{field}.number", given["number"]), cron)
 

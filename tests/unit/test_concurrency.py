@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import select
@@ -19,7 +20,8 @@ from sandbox.spec import FunctionSpec
 from server.app import App
 from server.errors import QualifierNotFound
 from server.functions.model import LATEST, Function
-from server.functions.provisioning import ZONE, Action, check_cron, number_at
+from server.functions.provisioning import Action, check_cron, number_at
+from server.functions.provisions import Provisions
 from server.functions.quotas import forget_namespace
 from server.functions.reconciler import Reconciler
 from server.store.engine import writing
@@ -141,6 +143,8 @@ async def test_the_account_tells_what_is_used_and_what_may_be(api: Any, hello: A
         }
     ]
     assert (account["total_mb"], account["reserved_mb"], account["limits"]["functions"]) == (10_000, 500, 20)
+    assert account["limits"]["events"] == {"retries": 2, "min_ttl": 60, "max_ttl": 21_600}
+    assert account["limits"]["triggers"]["timer"] == account["limits"]["timers"] == 2
 
 
 async def test_a_quota_that_sandboxd_could_not_be_told_holds_all_the_same(api: Any, hello: Any, client: FakeClient) -> None:
@@ -323,15 +327,22 @@ async def test_one_process_reconciles_and_another_takes_over(tmp_path: Path) -> 
 # Schedules ------------------------------------------------------------------------------------------------------------------
 
 
-def at(text: str) -> float:
-    """A moment by SCF's clock."""
-    return datetime.fromisoformat(text).replace(tzinfo=ZONE).timestamp()
+SHANGHAI, BERLIN = ZoneInfo("Asia/Shanghai"), ZoneInfo("Europe/Berlin")
+
+
+def at(text: str, zone: ZoneInfo = SHANGHAI) -> float:
+    """A moment by SCF's clock, or another."""
+    return datetime.fromisoformat(text).replace(tzinfo=zone).timestamp()
+
+
+def number(configured: int, actions: list[Action], since: float, now: float, zone: ZoneInfo = SHANGHAI) -> tuple[int, float]:
+    return number_at(configured, actions, since=since, now=now, zone=zone)
 
 
 def test_before_its_first_time_the_configured_number_holds_then_what_the_last_action_set() -> None:
     actions = [Action("up", 10, "0 0 8 * * MON-FRI *"), Action("down", 1, "0 30 18 * * * *")]
     since = at("2026-11-23T07:00")  # a Monday
-    numbers = {moment: number_at(3, actions, since=since, now=at(moment))[0] for moment in MOMENTS}
+    numbers = {moment: number(3, actions, since, at(moment))[0] for moment in MOMENTS}
     assert numbers == MOMENTS
 
 
@@ -348,16 +359,39 @@ MOMENTS = {
 
 def test_the_next_change_is_the_nearest_time_of_all_actions() -> None:
     actions = [Action("up", 10, "0 0 8 * * * *"), Action("down", 1, "0 0 20 * * * *")]
-    assert number_at(0, actions, since=0, now=at("2026-11-23T09:00:00.5"))[1] == at("2026-11-23T20:00")
-    assert number_at(0, [], since=0, now=5.0) == (0, math.inf)
+    assert number(0, actions, 0, at("2026-11-23T09:00:00.5"))[1] == at("2026-11-23T20:00")
+    assert number(0, [], 0, 5.0) == (0, math.inf)
 
 
 def test_a_time_that_is_past_for_good_holds_and_one_that_never_was_does_not() -> None:
     once = [Action("once", 7, "0 0 8 23 11 * 2026")]
     since = at("2026-11-20")
-    assert number_at(2, once, since=since, now=at("2026-11-22")) == (2, at("2026-11-23T08:00"))
-    assert number_at(2, once, since=since, now=at("2026-12-22")) == (7, math.inf)
-    assert number_at(2, once, since=at("2026-11-24"), now=at("2026-12-22")) == (2, math.inf)
+    assert number(2, once, since, at("2026-11-22")) == (2, at("2026-11-23T08:00"))
+    assert number(2, once, since, at("2026-12-22")) == (7, math.inf)
+    assert number(2, once, at("2026-11-24"), at("2026-12-22")) == (2, math.inf)
+
+
+def test_a_schedule_goes_by_the_clock_of_its_zone_and_the_clock_s_changes() -> None:
+    actions = [Action("up", 10, "0 0 8 * * * *"), Action("down", 1, "0 30 2 * * * *")]
+    since = at("2026-03-27T12:00", BERLIN)
+    for day in ("28", "30"):  # before and after the clock went forward
+        for time, wanted in (("07:59:59", 1), ("08:00:00", 10)):
+            assert number(3, actions, since, at(f"2026-03-{day}T{time}", BERLIN), BERLIN)[0] == wanted, (day, time)
+    # Half past two is not that night: it is the moment of the change.
+    assert number(3, actions, since, at("2026-03-29T00:00", BERLIN), BERLIN) == (10, at("2026-03-29T03:00", BERLIN))
+    assert number(3, actions, since, at("2026-03-28T08:00", SHANGHAI), SHANGHAI)[0] == 10
+    assert number(3, actions, since, at("2026-03-28T08:00", SHANGHAI), BERLIN)[0] == 3
+
+
+async def test_the_zone_is_the_timers_own(
+    api: Any, app: App, hello: Any, client: FakeClient, published: Callable[[str, str, str], Function]
+) -> None:
+    body = {"number": 1, "schedule": [{"name": "up", "number": 2, "cron": "0 0 8 * * * *"}]}
+    assert (await api.simulate_put(PROVISIONED, json=body)).status_code == 200
+    [target] = app.services.provisions.targets()
+    assert target.zone.key == app.services.settings.timer_zone == "Asia/Shanghai"
+    elsewhere = Provisions(app.services.engine, replace(app.services.settings, timer_zone="UTC"), published).targets()[0]
+    assert elsewhere.at(target.updated_at)[1] != target.at(target.updated_at)[1]
 
 
 @pytest.mark.parametrize(
