@@ -156,7 +156,8 @@ def create_app(
 def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeStore, recorder: Recorder, vault: Vault) -> Services:
     functions = Functions(engine, settings, codestore)
     triggers = functions.triggers = Triggers(engine, settings, functions.get)
-    queue, configs = EventQueue(engine, settings), EventConfigs(engine, settings, functions)
+    queue = EventQueue(engine, settings)
+    configs = functions.events = EventConfigs(engine, settings, functions)
     metrics, lookups = Metrics(_later), Threads("lookup", LOOKUP_THREADS)
     keys = Keys(engine, vault)
     concurrency = Concurrency(engine, settings, functions.get)

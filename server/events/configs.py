@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, Engine, delete, insert, select
 
 from sandbox.settings import Settings
-from server.errors import BadRequest, NotFound, Unsupported
+from server.errors import BadRequest, FunctionNotFound, NotFound, Unsupported
 from server.events.model import EventSettings
 from server.functions.checks import checked_integer, is_name, shown
 from server.functions.model import Function
+from server.functions.rows import find
 from server.functions.service import Functions
 from server.store.engine import writing
 from server.store.tables import event_settings
@@ -56,10 +57,7 @@ class EventConfigs:
             detail = f"function {name} was made with AsyncRunEnable: its calls are not tried again"
             raise Unsupported(detail, field="retries", hint="0, or leave it out")
         with writing(self._engine) as connection:
-            row = self._row(connection, function.function_id)
-            values = {"retries": None, "ttl": None, "target_type": "none", "target": ""} | row | checked
-            connection.execute(delete(event_settings).where(event_settings.c.function_id == function.function_id))
-            connection.execute(insert(event_settings).values(function_id=function.function_id, updated_at=time.time(), **values))
+            self._write(connection, function.function_id, checked)
             found = self._read(connection, function)
         self._known.pop((namespace, name), None)
         return found
@@ -70,6 +68,25 @@ class EventConfigs:
         with writing(self._engine) as connection:
             connection.execute(delete(event_settings).where(event_settings.c.function_id == function.function_id))
         self._known.pop((namespace, name), None)
+
+    def target(self, value: Any, name: str) -> dict[str, str]:
+        """The columns of a function's dead-letter target, from {"type", "target"} or None. Raises BadRequest."""
+        return self._target(value, name)
+
+    def point(self, connection: Connection, owner: Function, target: Mapping[str, str]) -> None:
+        """Give a function that target in the caller's transaction. Raises BadRequest where it is a function that there is not."""
+        if target["target_type"] == "function":
+            try:
+                find(connection, target["target"], owner.namespace)
+            except FunctionNotFound as error:
+                detail = f"dead_letter.target: there is no function {target['target']} in namespace {owner.namespace}"
+                raise BadRequest(detail, field="dead_letter.target", hint="create it first") from error
+        self._write(connection, owner.function_id, target)
+
+    def copy(self, connection: Connection, source: Function, owner: Function) -> None:
+        """Give a function what another has, in the caller's transaction."""
+        if row := self._row(connection, source.function_id):
+            self._write(connection, owner.function_id, row)
 
     def limits(self) -> dict[str, int]:
         """What `change` takes at most, and of `min_ttl` at least: {"retries", "min_ttl", "max_ttl"}."""
@@ -101,6 +118,11 @@ class EventConfigs:
         query = select(columns.retries, columns.ttl, columns.target_type, columns.target).where(columns.function_id == function_id)
         row = connection.execute(query).mappings().one_or_none()
         return {} if row is None else dict(row)
+
+    def _write(self, connection: Connection, function_id: str, changes: Mapping[str, Any]) -> None:
+        values = {"retries": None, "ttl": None, "target_type": "none", "target": "", **self._row(connection, function_id), **changes}
+        connection.execute(delete(event_settings).where(event_settings.c.function_id == function_id))
+        connection.execute(insert(event_settings).values(function_id=function_id, updated_at=time.time(), **values))
 
     def _checked(self, changes: Any, name: str) -> dict[str, Any]:
         if not isinstance(changes, dict):

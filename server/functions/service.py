@@ -35,6 +35,8 @@ from server.store.tables import functions as table
 #: How often an update starts over after somebody else's came first, when the client has named no generation.
 UPDATE_ATTEMPTS: Final = 5
 NO_EXTRAS: Final[Mapping[str, Any]] = {}
+#: A dead-letter target that nobody speaks of; None is to have none.
+UNCHANGED: Final = object()
 
 
 class Attachments(Protocol):
@@ -44,6 +46,19 @@ class Attachments(Protocol):
         """Checked triggers. Raises BadRequest, LimitExceeded."""
 
     def attach(self, connection: Connection, owner: Function, drafts: Any) -> Any: ...
+
+
+class Events(Protocol):
+    """What of `server.events.configs.EventConfigs` a function's creation, change and copy need: where its dead letters go is the same
+    commit."""
+
+    def target(self, value: Any, name: str) -> Mapping[str, str]:
+        """A checked target. Raises BadRequest."""
+
+    def point(self, connection: Connection, owner: Function, target: Mapping[str, str]) -> None:
+        """Raises BadRequest."""
+
+    def copy(self, connection: Connection, source: Function, owner: Function) -> None: ...
 
 
 class Functions:
@@ -57,16 +72,26 @@ class Functions:
         self._bindings = Bindings(settings, codestore)
         #: What a creation's `triggers` are made by; the composition root says so.
         self.triggers: Attachments | None = None
+        #: What keeps dead-letter targets; the composition root says so.
+        self.events: Events | None = None
 
-    def create(self, payload: Any, namespace: str = DEFAULT_NAMESPACE, *, scf: Mapping[str, Any] = NO_EXTRAS) -> Function:
+    def create(
+        self,
+        payload: Any,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        scf: Mapping[str, Any] = NO_EXTRAS,
+        dead_letter: Any = UNCHANGED,
+    ) -> Function:
         """Make a function from REST's creation body. Raises BadRequest, PayloadTooLarge, Conflict, LimitExceeded,
         NamespaceNotFound.
 
-        `scf`: what SCF's clients configure besides, kept as it is.
+        `scf`: what SCF's clients configure besides, kept as it is. `dead_letter`: {"type", "target"}, as events' settings have it.
         """
         checked_name(namespace, "namespace")
         configuration = self._checks.creation(payload)
         drafts = self._drafts(payload.get("triggers"))
+        target = self._target(dead_letter, configuration["name"])
         data = self._checks.code(payload["code"])
         with self._engine.connect() as connection:
             self._check_room(connection, configuration["name"], namespace)
@@ -74,7 +99,7 @@ class Functions:
         digest = self._code.put_zip(data, handler=configuration["handler"], runtime=configuration["runtime"])
         function = Function(namespace=namespace, code=digest, code_size=len(data), scf=dict(scf), **configuration, **_newborn())
         self._bindings.check(function)
-        self._insert(function, drafts)
+        self._insert(function, drafts, target)
         return function
 
     def get(self, name: str, namespace: str = DEFAULT_NAMESPACE, qualifier: str = LATEST) -> Function:
@@ -115,21 +140,22 @@ class Functions:
         zip_bytes: bytes | None = None,
         expected_generation: int | None = None,
         scf: Mapping[str, Any] = NO_EXTRAS,
+        dead_letter: Any = UNCHANGED,
         publish: bool = False,
     ) -> Function:
         """Change the configuration, with `zip_bytes` the code as well, and with `publish` freeze what comes of it as the next version.
 
         It is one commit: no call sees a part without the others. With `expected_generation` only if that is still the current one, else
-        Conflict. `scf` replaces those of its fields that it names.
+        Conflict. `scf` replaces those of its fields that it names; `dead_letter` is as `create` has it, None takes it away.
 
         Raises BadRequest, PayloadTooLarge, FunctionNotFound, Conflict, LimitExceeded.
         """
-        checked = self._checks.changes(changes)
+        checked, target = self._checks.changes(changes), self._target(dead_letter, name)
         if zip_bytes is not None:
             checked |= self._package(zip_bytes, checked, self.get(name, namespace))
         elif checked.get("layers"):
             self._code.unpacked_bytes(self.get(name, namespace).code)  # counted here once, and not while the database is ours
-        function = self._change(name, namespace, checked, expected_generation, scf, publish=publish)
+        function = self._change(name, namespace, checked, expected_generation, scf, target=target, publish=publish)
         if zip_bytes is not None:
             self.collect_code()
         return function
@@ -169,7 +195,9 @@ class Functions:
         copy_configuration: bool = True,
         description: str | None = None,
     ) -> tuple[Function, Function | None]:
-        """A new function with another's code and, with `copy_configuration`, its configuration; no version, alias or trigger comes along.
+        """A new function with another's code and, with `copy_configuration`, its configuration and event settings.
+
+        No version, alias or trigger comes along.
 
         With it the function that it replaced where `override` let it: that one is deleted, and its id is what sandboxd must be told.
 
@@ -188,6 +216,8 @@ class Functions:
             configuration = {**({} if copy_configuration else {**self._checks.defaults, "scf": {}}), **described}
             function = replace(source, **configuration, namespace=where, name=new_name, **_newborn())
             _add(connection, function)
+            if copy_configuration and self.events is not None:
+                self.events.copy(connection, source, function)
         if overwritten is not None:
             self.collect_code()
         return function, overwritten
@@ -216,12 +246,25 @@ class Functions:
             raise Unsupported("triggers are not available here", field="triggers", hint="leave the list empty")
         return self.triggers.drafts(given) if self.triggers is not None else []
 
-    def _insert(self, function: Function, drafts: Any) -> None:
+    def _target(self, dead_letter: Any, name: str) -> Mapping[str, str] | None:
+        """None where it stays as it is."""
+        if dead_letter is UNCHANGED:
+            return None
+        if self.events is None:
+            raise Unsupported("dead letters are not available here", field="dead_letter")
+        return self.events.target(dead_letter, name)
+
+    def _point(self, connection: Connection, function: Function, target: Mapping[str, str] | None) -> None:
+        if self.events is not None and target is not None:
+            self.events.point(connection, function, target)
+
+    def _insert(self, function: Function, drafts: Any, target: Mapping[str, str] | None) -> None:
         try:
             with writing(self._engine) as connection:
                 next_numbers(connection, FUNCTIONS_COUNTER)  # one creation at a time, or two could pass the limit together
                 self._check_room(connection, function.name, function.namespace)
                 _add(connection, function)
+                self._point(connection, function, target)
                 if self.triggers is not None:
                     self.triggers.attach(connection, function, drafts)
         except IntegrityError as error:
@@ -235,6 +278,7 @@ class Functions:
         expected: int | None = None,
         scf: Mapping[str, Any] = NO_EXTRAS,
         *,
+        target: Mapping[str, str] | None = None,
         publish: bool = False,
     ) -> Function:
         for _ in range(UPDATE_ATTEMPTS):
@@ -251,6 +295,7 @@ class Functions:
                     self._bindings.check(changed)
                 same = (table.c.function_id == current.function_id) & (table.c.generation == current.generation)
                 if connection.execute(update(table).where(same).values(changed.to_row())).rowcount:
+                    self._point(connection, changed, target)
                     if publish:
                         freeze(connection, changed, self._settings)
                     return changed

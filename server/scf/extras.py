@@ -1,4 +1,6 @@
-"""What SCF's clients configure and nothing here acts on: checked, kept by the function as it came, and shown again; and what can't be.
+"""What SCF's clients configure and nothing else does: checked, kept by the function as it came, and shown again; and what can't be.
+
+Two of them are acted on: AsyncRunEnable (`Function.always_asynchronous`) and DeadLetterConfig (`deadletters`).
 
 An installation of its own has no VPC, no log service, no file system of the cloud's and no fixed addresses: a wish for one is refused with
 SCF's own code, instead of a function that lacks what it was promised. `docs/scf.md` lists both.
@@ -11,12 +13,12 @@ from typing import Any, Final
 
 import orjson
 
+from server.scf.deadletters import TARGETS
 from server.scf.errors import ScfError
 from server.scf.parameters import Parameters
 
 MAX_BYTES: Final = 16 * 1024
 MAX_TAGS: Final = 50
-DEAD_LETTERS: Final = ("CMQ-TOPIC", "CMQ-QUEUE", "topic", "queue")
 
 Reader = Callable[[Parameters, str], Any]
 
@@ -63,8 +65,8 @@ def _tags(parameters: Parameters, name: str) -> list[dict[str, str]]:
 def _dead_letter(parameters: Parameters, name: str) -> dict[str, str]:
     given = parameters.object(name) or Parameters({})
     found = {field: given.text(field) for field in ("Type", "Name", "FilterType")}
-    if found["Type"] and (found["Type"] not in DEAD_LETTERS or not found["Name"]):
-        raise ScfError("InvalidParameterValue.DeadLetterConfig", f"DeadLetterConfig needs a Name and a Type of {', '.join(DEAD_LETTERS)}")
+    if (found["Type"] or found["Name"]) and (found["Type"] not in TARGETS or not found["Name"]):
+        raise ScfError("InvalidParameterValue.DeadLetterConfig", f"DeadLetterConfig needs a Name and a Type of {', '.join(TARGETS)}")
     return found
 
 

@@ -213,3 +213,75 @@ def test_triggers_are_listed_in_order_and_refused_by_scf_s_codes(scf: Client) ->
     assert scf.refused("DeleteTrigger", FunctionName=name, TriggerName="a", Type="cos") == "ResourceNotFound.Trigger"
     assert scf.refused("ListTriggers", FunctionName=name, OrderBy="x") == "InvalidParameterValue.OrderBy"
     assert scf.refused("ListTriggers", FunctionName=name, Filters=[{"Name": "x", "Values": ["y"]}]) == "InvalidParameterValue.Filters"
+
+
+def dead_letter(scf: Client, name: str, **more: Any) -> dict[str, Any]:
+    return dict(scf.call("GetFunction", FunctionName=name, **more)["DeadLetterConfig"])
+
+
+def test_a_dead_letter_queue_is_a_file(hearth: Instance, scf: Client) -> None:
+    queue = {"Type": "CMQ-QUEUE", "Name": "failed-orders", "FilterType": ""}
+    name = make(scf, "dead-queue", FAILS, DeadLetterConfig=queue)
+    scf.call("PublishVersion", FunctionName=name)
+    assert dead_letter(scf, name) == dead_letter(scf, name, Qualifier="1") == queue
+    config = {"RetryConfig": [{"RetryNum": 0}], "MsgTTL": 60}
+    scf.call("UpdateFunctionEventInvokeConfig", FunctionName=name, AsyncTriggerConfig=config)
+    scf.call("UpdateFunctionConfiguration", FunctionName=name, MemorySize=256)
+    assert dead_letter(scf, name) == queue
+    request_id = send(scf, name, '{"order": 7}')
+    file = hearth.home / "state" / "dead-letters" / "failed-orders.jsonl"
+    wait_until(lambda: file.exists() and file.read_text().endswith("\n"), "the dead letter", 30)
+    (line,) = map(json.loads, file.read_text().splitlines())
+    assert (line["RequestId"], line["Body"]["FunctionName"], line["Body"]["ClientContext"]) == (request_id, name, '{"order": 7}')
+    assert "ValueError: no" in line["ErrorMessage"] and line["ErrorCode"] == -1
+    scf.call("CopyFunction", FunctionName=name, NewFunctionName="dead-copy")
+    assert dead_letter(scf, "dead-copy") == queue
+    assert scf.call("GetFunctionEventInvokeConfig", FunctionName="dead-copy")["AsyncTriggerConfig"]["MsgTTL"] == 60
+    scf.call("UpdateFunctionConfiguration", FunctionName=name, DeadLetterConfig={"Type": "", "Name": ""})
+    assert dead_letter(scf, name) == {"Type": "", "Name": "", "FilterType": ""}
+    assert over(scf, send(scf, name))["Status"] == "FAILED"
+    assert len(file.read_text().splitlines()) == 1
+    # What the operator says holds, and is told.
+    hearth.request("PUT", f"/v1/functions/{name}/event-config", json={"dead_letter": {"type": "file", "target": "others"}})
+    assert dead_letter(scf, name) == {"Type": "queue", "Name": "others", "FilterType": ""}
+
+
+def test_a_dead_letter_topic_is_a_function(hearth: Instance, scf: Client) -> None:
+    taker = make(scf, "dead-taker")
+    topic = {"Type": "topic", "Name": taker, "FilterType": ""}
+    name = make(scf, "dead-topic", FAILS)
+    scf.call("UpdateFunctionConfiguration", FunctionName=name, DeadLetterConfig=topic)
+    scf.call("UpdateFunctionEventInvokeConfig", FunctionName=name, AsyncTriggerConfig={"RetryConfig": [{"RetryNum": 0}], "MsgTTL": 60})
+    assert dead_letter(scf, name) == topic
+    request_id = send(scf, name, '{"a": 1}')
+
+    def taken() -> list[dict[str, Any]]:
+        return [row for row in scf.call("GetFunctionLogs", FunctionName=taker)["Data"] if row["RetCode"] == 0]
+
+    wait_until(lambda: len(taken()) == 1, "the function that takes the letters", 30)
+    message = json.loads(taken()[0]["RetMsg"])
+    assert (message["RequestId"], message["Body"]["FunctionName"], message["Body"]["ClientContext"]) == (request_id, name, '{"a": 1}')
+
+
+def test_what_is_no_target_is_refused_and_nothing_is_changed(scf: Client) -> None:
+    name = make(scf, "dead-wrong")
+    code = "InvalidParameterValue.DeadLetterConfig"
+    for wrong in (
+        {"Type": "kafka", "Name": "x"},
+        {"Type": "queue"},
+        {"Name": "x"},
+        {"Type": "queue", "Name": "../../etc/passwd"},
+        {"Type": "queue", "Name": "http://127.0.0.1/"},
+        {"Type": "topic", "Name": "nobody"},
+        {"Type": "CMQ-TOPIC", "Name": name},
+        {"Type": "topic", "Name": "http://127.0.0.1/"},
+    ):
+        update = {"FunctionName": name, "DeadLetterConfig": wrong, "MemorySize": 512}
+        assert scf.refused("UpdateFunctionConfiguration", **update) == code, wrong
+        if wrong.get("Name") == name:  # not the function itself: another could have it
+            continue
+        created = {"FunctionName": "dead-never", "Code": {"ZipFile": packed(ECHO)}, "Runtime": "Python3", "DeadLetterConfig": wrong}
+        assert scf.refused("CreateFunction", **created) == code, wrong
+    shown = scf.call("GetFunction", FunctionName=name)
+    assert (shown["MemorySize"], shown["DeadLetterConfig"]["Type"]) == (128, "")
+    assert scf.refused("GetFunction", FunctionName="dead-never") == "ResourceNotFound.Function"

@@ -63,7 +63,7 @@ def test_a_whole_life_of_a_function(hearth: Instance, pair: Pair, method: str, s
         Code={"ZipFile": packed(ECHO)},
         Environment={"Variables": [{"Key": "GREETING", "Value": "héllo wörld & co"}]},
         Tags=[{"Key": "team", "Value": "blau"}],
-        DeadLetterConfig={"Type": "topic", "Name": "t"},
+        DeadLetterConfig={"Type": "queue", "Name": "t"},
         InstanceConcurrencyConfig={"DynamicEnabled": "FALSE", "MaxConcurrency": 5},
         Role="QCS_SCFExcuteRole",
         TraceEnable="TRUE",

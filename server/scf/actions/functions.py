@@ -16,6 +16,8 @@ from server.scf.actions.model import Action, Ask
 from server.scf.actions.triggers import shown as shown_trigger
 from server.scf.code import entry_file, zip_of
 from server.scf.configuration import DEFAULT_HANDLER, DEFAULT_RUNTIME, OTHERWISE_RUNTIME, function_id, read_configuration, shown
+from server.scf.deadletters import FIELD, target_of
+from server.scf.deadletters import shown as dead_letter_shown
 from server.scf.download import code_url
 from server.scf.errors import OwnCodes, ScfError
 from server.scf.extras import read_extras
@@ -35,7 +37,9 @@ async def create_function(ask: Ask) -> dict[str, Any]:
     if wanted["runtime"] == "CustomImage":
         raise ScfError("ResourceNotFound.ImageConfig", "functions from a container image are not supported: upload a zip as Code.ZipFile")
     extras, package = read_extras(parameters), zip_of(parameters)
-    create = partial(services.functions.create, {**wanted, "code": {"zip": package}}, ask.namespace(), scf=extras)
+    create = partial(
+        services.functions.create, {**wanted, "code": {"zip": package}}, ask.namespace(), scf=extras, dead_letter=target_of(extras)
+    )
     await services.changes.finish(services.uploads.run(create))
     return NOTHING
 
@@ -66,7 +70,7 @@ async def _update(ask: Ask, changes: dict[str, Any], *, package: str = "", extra
 
     def change() -> Function:
         code = functions.decode_code({"zip": package}) if package else None
-        return functions.update(name, changes, ask.namespace(), zip_bytes=code, scf=kept, publish=publish)
+        return functions.update(name, changes, ask.namespace(), zip_bytes=code, scf=kept, dead_letter=target_of(kept), publish=publish)
 
     await ask.services.change(change)
     return NOTHING
@@ -82,7 +86,9 @@ async def get_function(ask: Ask) -> dict[str, Any]:
     triggers = await ask.services.lookups.run(ask.services.triggers.list, function.name, function.namespace)
     # Of a qualifier that is asked for only its own.
     rows = [shown_trigger(trigger) for trigger in triggers if qualifier in ("", trigger.qualifier)]
-    return shown(function, qualifier=qualifier or LATEST, code_info=code_info, layers=layers) | {"Triggers": rows}
+    events = await ask.services.lookups.run(ask.services.configs.get, function.name, function.namespace)
+    found = shown(function, qualifier=qualifier or LATEST, code_info=code_info, layers=layers)
+    return {**found, "Triggers": rows, FIELD: dead_letter_shown(found[FIELD], events)}
 
 
 async def list_functions(ask: Ask) -> dict[str, Any]:
