@@ -26,6 +26,7 @@ from server.api.routes import routes
 from server.api.services import Runtime, Services
 from server.api.threads import Tasks, Threads
 from server.api.urls import UrlCache
+from server.buckets.packages import Packages
 from server.events.configs import EventConfigs
 from server.events.deadletters import DeadLetters
 from server.events.front import EventFront
@@ -180,6 +181,7 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         provisions=provisions,
         reconciler=Reconciler(provisions, client, spec_of, settings.state_dir / "provisioning.lock"),
         codestore=codestore,
+        packages=Packages(engine, settings),
         keys=keys,
         credentials=Credentials(keys, lookups.run, Temporary(client).find),
         nonces=Nonces(engine),

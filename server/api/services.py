@@ -21,6 +21,7 @@ from server.api.lookup import FunctionCache
 from server.api.metrics import Metrics
 from server.api.threads import Tasks, Threads
 from server.api.urls import UrlCache
+from server.buckets.packages import Packages
 from server.events import wake
 from server.events.configs import EventConfigs
 from server.events.deadletters import DeadLetters
@@ -92,6 +93,7 @@ class Services:
     provisions: Provisions
     reconciler: Reconciler
     codestore: CodeStore
+    packages: Packages
     keys: Keys
     credentials: Credentials
     nonces: Nonces

@@ -130,9 +130,14 @@ class Checks:
         return self._checked(given)
 
     def code(self, value: Any) -> bytes:
-        """The zip of a `{"zip": base64}` object. Raises BadRequest, or PayloadTooLarge above `limit_code_bytes`."""
-        if not isinstance(value, Mapping) or set(value) != {"zip"} or not isinstance(value["zip"], str):
+        """The zip of a `{"zip": base64}` object, or of one with the bytes, which is not JSON's: a facade has read them.
+
+        Raises BadRequest, or PayloadTooLarge above `limit_code_bytes`.
+        """
+        if not isinstance(value, Mapping) or set(value) != {"zip"} or not isinstance(value["zip"], str | bytes):
             raise BadRequest('code is not an object {"zip": base64}', field="code")
+        if isinstance(value["zip"], bytes):
+            return self.code_bytes(value["zip"])
         text = value["zip"]
         if len(text) // 4 * 3 > self._settings.limit_code_bytes + 3:
             raise self._code_too_large(len(text) // 4 * 3)

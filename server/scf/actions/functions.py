@@ -14,7 +14,7 @@ from server.errors import LimitExceeded
 from server.functions.model import ASYNC_RUN, LATEST, Function
 from server.scf.actions.model import Action, Ask
 from server.scf.actions.triggers import shown as shown_trigger
-from server.scf.code import entry_file, zip_of
+from server.scf.code import entry_file, package_of
 from server.scf.configuration import DEFAULT_HANDLER, DEFAULT_RUNTIME, OTHERWISE_RUNTIME, function_id, read_configuration, shown
 from server.scf.deadletters import FIELD, target_of
 from server.scf.deadletters import shown as dead_letter_shown
@@ -36,7 +36,7 @@ async def create_function(ask: Ask) -> dict[str, Any]:
         wanted["runtime"] = await _default_runtime(ask)
     if wanted["runtime"] == "CustomImage":
         raise ScfError("ResourceNotFound.ImageConfig", "functions from a container image are not supported: upload a zip as Code.ZipFile")
-    extras, package = read_extras(parameters), zip_of(parameters)
+    extras, package = read_extras(parameters), await package_of(ask)
     create = partial(
         services.functions.create, {**wanted, "code": {"zip": package}}, ask.namespace(), scf=extras, dead_letter=target_of(extras)
     )
@@ -46,7 +46,7 @@ async def create_function(ask: Ask) -> dict[str, Any]:
 
 async def update_function_code(ask: Ask) -> dict[str, Any]:
     handler = ask.parameters.text("Handler")
-    return await _update(ask, {"handler": handler} if handler else {}, package=zip_of(ask.parameters))
+    return await _update(ask, {"handler": handler} if handler else {}, package=await package_of(ask))
 
 
 async def update_function_configuration(ask: Ask) -> dict[str, Any]:
@@ -63,8 +63,8 @@ async def _changes(ask: Ask) -> dict[str, Any]:
     return changes
 
 
-async def _update(ask: Ask, changes: dict[str, Any], *, package: str = "", extras: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
-    """One change of what is given: configuration, code (base64) and, with Publish, a version of both."""
+async def _update(ask: Ask, changes: dict[str, Any], *, package: str | bytes = "", extras: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    """One change of what is given: configuration, code (base64 or bytes) and, with Publish, a version of both."""
     functions, name, publish = ask.services.functions, ask.parameters.required("FunctionName"), ask.parameters.flag("Publish")
     kept = {key: value for key, value in extras.items() if key != ASYNC_RUN}  # said at creation, once and for all
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from server.scf.actions.model import Action, Ask
-from server.scf.code import zip_of
+from server.scf.code import package_of
 from server.scf.configuration import layer_info
 from server.scf.download import code_url
 from server.scf.errors import OwnCodes
@@ -19,7 +19,7 @@ async def publish_layer_version(ask: Ask) -> dict[str, Any]:
     name = parameters.required("LayerName")
     payload = {
         "runtimes": parameters.texts("CompatibleRuntimes"),
-        "code": {"zip": zip_of(parameters, "Content")},
+        "code": {"zip": await package_of(ask, "Content")},
         "description": parameters.text("Description"),
         "license": parameters.text("LicenseInfo"),
     }
