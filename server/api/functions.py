@@ -19,6 +19,8 @@ from server.functions.model import LATEST, Function
 TAG: Final = "functions"
 #: What a JSON body may take besides the zip's base64.
 JSON_SPARE_BYTES: Final = 64 * 1024
+#: What a JSON body may have beside the code that it replaces.
+BESIDE_CODE: Final = ("handler", "configuration")
 ZIP_TYPES: Final = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
 
 _BAD = problem("A field is wrong; `detail` names it")
@@ -127,12 +129,13 @@ class FunctionCode:
         self._services = services
 
     @operation(
-        "Replace a function's code",
+        "Replace a function's code, and with it what of its configuration is given: one change",
         TAG,
         {
             200: Answer("The function", "Function"),
             400: problem("The package is refused; `detail` names the member"),
             404: _MISSING,
+            409: problem("Changed by others at once"),
             413: _BIG,
             507: _FULL,
             415: problem("Neither a zip nor JSON"),
@@ -160,12 +163,21 @@ class FunctionCode:
         given = parsed(data)
         if not isinstance(given, dict):
             raise BadRequest("the body is not a JSON object", hint='{"zip": base64}')
-        code, handler = given.get("code"), given.get("handler")
-        if "code" not in given:
-            code = {key: value for key, value in given.items() if key != "handler"}
-        elif unknown := sorted(given.keys() - {"code", "handler"}):
-            raise BadRequest(f"unknown field {unknown[0]!r}", field=unknown[0], hint="known are code, handler")
-        if handler is not None and not isinstance(handler, str):
-            raise BadRequest("handler is not a string", field="handler")
+        beside = {key: given.get(key) for key in BESIDE_CODE}
+        code = given["code"] if "code" in given else {key: value for key, value in given.items() if key not in BESIDE_CODE}
+        if unknown := sorted(given.keys() - {"code", *BESIDE_CODE}) if "code" in given else []:
+            raise BadRequest(f"unknown field {unknown[0]!r}", field=unknown[0], hint=f"known are code, {', '.join(BESIDE_CODE)}")
         functions = self._services.functions
-        return functions.update_code(name, functions.decode_code(code), handler, where)
+        return functions.update(name, _changes(**beside), where, zip_bytes=functions.decode_code(code))
+
+
+def _changes(handler: Any, configuration: Any) -> dict[str, Any]:
+    """The configuration that changes with the code; the handler may be in it or beside it."""
+    if handler is not None and not isinstance(handler, str):
+        raise BadRequest("handler is not a string", field="handler")
+    if configuration is not None and not isinstance(configuration, dict):
+        raise BadRequest("configuration is not a JSON object", field="configuration")
+    changes = dict(configuration or {})
+    if handler is not None and changes.setdefault("handler", handler) != handler:
+        raise BadRequest("handler and configuration.handler are two", field="handler", hint="give one of them")
+    return changes

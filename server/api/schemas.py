@@ -121,7 +121,7 @@ def schemas(settings: Settings) -> dict[str, Schema]:
     code = {**_object({"zip": {**BASE64, "description": "a zip file"}}, ["zip"]), "additionalProperties": False}
     triggers = nullable({"type": "array", "items": reference("TriggerCreation"), "maxItems": settings.limit_triggers_at_creation})
     creation = {"name": NAME, **fields, **optional, "code": reference("Code"), "triggers": triggers}
-    handler = nullable(fields["handler"])
+    beside = {"handler": nullable(fields["handler"]), "configuration": {"anyOf": [reference("FunctionChange"), {"type": "null"}]}}
     alias = {
         "version": VERSION,
         "description": nullable(fields["description"]),
@@ -130,10 +130,10 @@ def schemas(settings: Settings) -> dict[str, Schema]:
     return {
         "Code": code,
         "CodeUpdate": {
-            "description": "The zip, or the object of a creation; handler changes with it where it is given",
+            "description": "The zip, or the object of a creation; handler and configuration change with it, at once, where they are given",
             "anyOf": [
-                {**_object({"zip": BASE64, "handler": handler}, ["zip"]), "additionalProperties": False},
-                {**_object({"code": reference("Code"), "handler": handler}, ["code"]), "additionalProperties": False},
+                {**_object({"zip": BASE64, **beside}, ["zip"]), "additionalProperties": False},
+                {**_object({"code": reference("Code"), **beside}, ["code"]), "additionalProperties": False},
             ],
         },
         "FunctionCreation": {**_object(creation, ["name", "runtime", "handler", "code"]), "additionalProperties": False},

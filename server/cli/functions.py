@@ -82,14 +82,12 @@ def deploy(
 
 
 def _update(api: Api, name: str, code: bytes, configuration: dict[str, Any]) -> Any:
-    # A new handler goes with the code: neither would pass its check without the other.
-    handler = configuration.pop("handler", None)
-    if handler is None:
-        function = api.send("PUT", function_path(name, "code"), code, "application/zip", label=name)
-    else:
-        body = {"zip": base64.b64encode(code).decode(), "handler": handler}
-        function = api.send_json("PUT", function_path(name, "code"), body, label=name)
-    return api.send_json("PATCH", function_path(name), configuration) if configuration else function
+    """One change: no call finds the new code with the old configuration."""
+    path = function_path(name, "code")
+    if not configuration:
+        return api.send("PUT", path, code, "application/zip", label=name)
+    body = {"zip": base64.b64encode(code).decode(), "configuration": configuration}
+    return api.send_json("PUT", path, body, label=name)
 
 
 def _pair(item: str) -> tuple[str, str]:

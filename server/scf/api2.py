@@ -20,8 +20,9 @@ from server.api.services import Services
 from server.errors import PayloadTooLarge
 from server.functions.checks import shown
 from server.records.ids import new_request_id
+from server.scf.actions.functions import OLD_ACTIONS as FUNCTIONS
 from server.scf.actions.model import Ask, check_rights
-from server.scf.actions.triggers import OLD_ACTIONS
+from server.scf.actions.triggers import OLD_ACTIONS as TRIGGERS
 from server.scf.api3 import base_url, write
 from server.scf.authentication import Authentication
 from server.scf.errors import ScfError, scf_error
@@ -81,9 +82,8 @@ NAMES: Final[Mapping[str, str]] = {
     "type": "Type",
 }
 #: API 3.0's, and what only this interface has.
-ACTIONS: Final = {**NEW_ACTIONS, **OLD_ACTIONS}
+ACTIONS: Final = {**NEW_ACTIONS, **FUNCTIONS, **TRIGGERS}
 _ORDERS: Final = {"addtime": "AddTime", "modtime": "ModTime", "functionname": "FunctionName"}
-_CONFIGURATION: Final = ("Runtime", "Description", "MemorySize", "Timeout")
 
 Perform = Callable[[str, Mapping[str, str]], Awaitable[dict[str, Any]]]
 Action = Callable[[Perform, dict[str, str], Mapping[str, str]], Awaitable[dict[str, Any]]]
@@ -156,16 +156,7 @@ async def _create(perform: Perform, values: dict[str, str], pairs: Mapping[str, 
 
 
 async def _update(perform: Perform, values: dict[str, str], pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Code and configuration in one; the code first, since it may be what the new handler is in."""
-    if "ZipFile" in values:
-        await perform("UpdateFunctionCode", values)
-    elif "Handler" in values:
-        await perform("UpdateFunctionConfiguration", values)
-        return {}
-    if any(name in values for name in _CONFIGURATION):
-        await perform("UpdateFunctionConfiguration", {name: value for name, value in values.items() if name != "Handler"})
-    elif "ZipFile" not in values:
-        raise ScfError("MissingParameter", "the request changes nothing")
+    await perform("UpdateFunction", values)
     return {}
 
 

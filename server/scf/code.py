@@ -25,6 +25,11 @@ _CODES: Final[OwnCodes] = {
 }
 
 
+def has_code(parameters: Parameters) -> bool:
+    """Whether a request that may have none names any, in the places of API 2.0."""
+    return any(parameters.text(field) for field in ("ZipFile", *_COS))
+
+
 async def package_of(ask: Ask, name: str = "Code") -> str | bytes:
     """A package: the base64 in Code.ZipFile (a layer's is Content.ZipFile), or in ZipFile itself as older clients have it; or the bytes of
     the object that CosBucketName and CosObjectName tell in the same places, out of a bucket that the pair may read.

@@ -101,6 +101,14 @@ def test_a_whole_life_through_api_2(hearth: Instance, old: Any, method: str, sch
     assert good("InvokeFunction", functionName=name)["data"]["retMsg"] == "2"
     assert good("GetFunction", functionName=name)["data"]["memorySize"] == 256
     assert hearth.request("GET", f"/v1/functions/{name}").body["description"] == "neu"
+    generation = hearth.request("GET", f"/v1/functions/{name}").body["generation"]
+    assert generation == 2  # code and configuration came as one change
+    refused = old("UpdateFunction", {"functionName": name, "code": f"@{packed('x = 1')}", "memorySize": 5}, **sign)
+    assert (refused["code"], refused["codeDesc"]) == (4000, "InvalidParameterValue.MemorySize")
+    refused = old("UpdateFunction", {"functionName": name, "description": "x", "handler": "nowhere.main"}, **sign)
+    assert refused["codeDesc"] == "InvalidParameterValue.Handler"
+    assert old("UpdateFunction", {"functionName": name}, **sign)["codeDesc"] == "MissingParameter"
+    assert hearth.request("GET", f"/v1/functions/{name}").body["generation"] == generation
     logs = wait_until(lambda: (found := good("GetFunctionLogs", functionName=name, order="asc"))["total"] == 2 and found, "both records")
     assert [row["retMsg"] for row in logs["data"]][1] == "2" and logs["data"][0]["functionName"] == name
     good("DeleteFunction", functionName=name)

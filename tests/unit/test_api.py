@@ -646,6 +646,21 @@ async def test_code_is_replaced_by_a_zip_and_by_json(api: Any, hello: Any, clien
     assert client.retired == [(hello["function_id"], generation) for generation in (2, 3, 4)]
 
 
+async def test_code_and_configuration_are_one_change(api: Any, hello: Any, client: FakeClient) -> None:
+    other = base64.b64encode(zipped("y = 1\n", "other.py")).decode()
+    body = {"zip": other, "configuration": {"handler": "other.main", "memory": 256, "environment": {"A": "ü"}}}
+    changed = await api.simulate_put(f"{HELLO}/code", json=body)
+    assert changed.status_code == 200, changed.text
+    assert [changed.json[key] for key in ("generation", "handler", "memory", "environment")] == [2, "other.main", 256, {"A": "ü"}]
+    assert client.retired == [(hello["function_id"], 2)]
+    for wrong in ({"memory": 5}, {"odd": 1}, {"code": {"zip": other}}, {"name": "x"}, [], "x", {"handler": "nowhere.main"}):
+        problem(await api.simulate_put(f"{HELLO}/code", json={"code": {"zip": other}, "configuration": wrong}), 400)
+    two = {"zip": other, "handler": "other.a", "configuration": {"handler": "other.b"}}
+    problem(await api.simulate_put(f"{HELLO}/code", json=two), 400)
+    shown = (await api.simulate_get(HELLO)).json
+    assert (shown["generation"], shown["code_sha256"], shown["memory"]) == (2, changed.json["code_sha256"], 256)
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [

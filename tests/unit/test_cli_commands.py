@@ -188,12 +188,15 @@ def test_a_new_function_is_created_with_scfs_defaults(server: Server, code: Path
 def test_an_existing_function_gets_code_and_only_the_named_configuration(server: Server, code: Path) -> None:
     server.answers["GET /v1/functions/hello"] = Answer(200, FUNCTION)
     server.answers["PUT /v1/functions/hello/code"] = Answer(200, FUNCTION)
-    server.answers["PATCH /v1/functions/hello"] = Answer(200, FUNCTION)
     assert server.run("deploy", "hello", str(code)).stdout.startswith("updated hello")
     assert [request.method for request in server.requests] == ["GET", "PUT"]
     assert server.requests[1].headers["Content-Type"] == "application/zip"
-    server.run("deploy", "hello", str(code), "--timeout", "9")
-    assert json.loads(server.requests[-1].body) == {"timeout": 9}
+    del server.requests[:]
+    server.run("deploy", "hello", str(code), "--timeout", "9", "--handler", "a.b")
+    # In one request: no call finds the new code with the old configuration.
+    assert [request.method for request in server.requests] == ["GET", "PUT"]
+    body = json.loads(server.requests[1].body)
+    assert body.keys() == {"zip", "configuration"} and body["configuration"] == {"timeout": 9, "handler": "a.b"}
 
 
 def test_a_refused_lookup_does_not_turn_into_a_creation(server: Server, code: Path) -> None:
@@ -472,9 +475,8 @@ def test_deploy_names_layers_in_order_or_takes_them_away(server: Server, tmp_pat
     assert server.run("deploy", "hello", str(tmp_path)).exit_code == 0
     assert "layers" not in json.loads(server.requests[-1].body)
     server.answers |= {"GET /v1/functions/hello": Answer(200, FUNCTION), "PUT /v1/functions/hello/code": Answer(200, FUNCTION)}
-    server.answers["PATCH /v1/functions/hello"] = Answer(200, FUNCTION)
     assert server.run("deploy", "hello", str(tmp_path), "--no-layers").exit_code == 0
-    assert json.loads(server.requests[-1].body) == {"layers": []}
+    assert json.loads(server.requests[-1].body)["configuration"] == {"layers": []}
     assert server.run("deploy", "hello", str(tmp_path), "--no-layers", "--layer", "a:1").exit_code == 2
     assert server.run("deploy", "hello", str(tmp_path), "--layer", "a").exit_code == 2
 

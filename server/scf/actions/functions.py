@@ -14,7 +14,7 @@ from server.errors import LimitExceeded
 from server.functions.model import ASYNC_RUN, LATEST, Function
 from server.scf.actions.model import Action, Ask
 from server.scf.actions.triggers import shown as shown_trigger
-from server.scf.code import entry_file, package_of
+from server.scf.code import entry_file, has_code, package_of
 from server.scf.configuration import DEFAULT_HANDLER, DEFAULT_RUNTIME, OTHERWISE_RUNTIME, function_id, read_configuration, shown
 from server.scf.deadletters import FIELD, target_of
 from server.scf.deadletters import shown as dead_letter_shown
@@ -51,6 +51,16 @@ async def update_function_code(ask: Ask) -> dict[str, Any]:
 
 async def update_function_configuration(ask: Ask) -> dict[str, Any]:
     return await _update(ask, await _changes(ask), extras=read_extras(ask.parameters))
+
+
+async def update_function(ask: Ask) -> dict[str, Any]:
+    """API 2.0's: code and configuration, or either."""
+    changes = await _changes(ask)
+    if not has_code(ask.parameters):
+        if not changes:
+            raise ScfError("MissingParameter", "the request changes nothing")
+        return await _update(ask, changes)
+    return await _update(ask, changes, package=await package_of(ask))
 
 
 async def _changes(ask: Ask) -> dict[str, Any]:
@@ -165,3 +175,5 @@ ACTIONS: Final = {
     "CopyFunction": Action(copy, namespaces=("Namespace", "TargetNamespace"), errors=_LIMIT),
     "GetFunctionAddress": Action(get_function_address, "read"),
 }
+#: What only API 2.0 has.
+OLD_ACTIONS: Final = {"UpdateFunction": Action(update_function)}
