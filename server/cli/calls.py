@@ -58,7 +58,7 @@ def invoke(
     if json_output:
         print_json({**call, "result": _parsed(response.content)})
     elif response.is_success:
-        sys.stdout.buffer.write(response.content + b"\n")
+        click.echo(response.content)  # bytes come out as they are, with a line's end
     if tail and not json_output:
         click.echo(printable(call["log"]), err=True, nl=not call["log"].endswith("\n"))
     if sys.stderr.isatty() and not json_output:

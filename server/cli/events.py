@@ -42,7 +42,7 @@ def events() -> None:
 @events.command(short_help="List asynchronous calls, newest first.")
 @click.argument("name", required=False)
 @click.option("--state", type=click.Choice(STATES))
-@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("-l", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @namespaced
 @as_json
 @click.pass_context
@@ -102,7 +102,7 @@ def dead() -> None:
 
 @dead.command("ls", short_help="List dead letters, newest first.")
 @click.argument("name", required=False)
-@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option("-l", "--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @namespaced
 @as_json
 @click.pass_context

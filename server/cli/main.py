@@ -8,10 +8,11 @@ from server.cli import buckets, calls, concurrency, events, functions, inspectio
 from server.cli.backup import backup, restore
 from server.cli.demo import demo
 from server.cli.keys import keys
+from server.cli.root import Root
 from server.cli.up import up
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": None})
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": None})
 @click.option("--url", envvar="HEARTH_URL", help="Address of the API.  [HEARTH_URL; default: from HEARTH_LISTEN]")
 @click.option("--token", envvar="HEARTH_TOKEN", help="Credential.  [HEARTH_TOKEN; default: the one in HEARTH_HOME]")
 @click.version_option(package_name="hearth")

@@ -13,6 +13,7 @@ from server.cli.client import function_path, namespaced, open_api
 from server.cli.failure import WrongRequest
 from server.cli.output import Column, as_json, print_json, print_table
 
+TIMER: Final = "timer"
 HTTP: Final = "http"
 AUTH_TYPES: Final = ("NONE", "CAM", "BEARER")
 TRIGGERS: list[Column] = [
@@ -42,12 +43,12 @@ def trigger() -> None:
 
 @trigger.command(short_help="Give a function a trigger.")
 @click.argument("function")
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--cron", metavar="EXPRESSION", help="A timer: second minute hour day month week year.")
 @click.option("--argument", metavar="TEXT", help="The Message in a timer's event.")
 @click.option("--zone", help="A timer's time zone.  [default: the setting timer_zone]")
-@click.option("--type", "kind", help="Another type than timer, as http; then --config gives the rest.")
-@click.option("--config", metavar="JSON", help="The configuration of a trigger of that type.  [http: {}]")
+@click.option("--type", "kind", help="timer, http, cos …; a timer is what --cron makes anyway.")
+@click.option("--config", metavar="JSON", help="The configuration, whole; http may do without.")
 @click.option(
     "--auth", type=click.Choice(AUTH_TYPES, case_sensitive=False), help="Who may use an HTTP trigger's URL.  [default: NONE, anybody]"
 )
@@ -57,9 +58,16 @@ def trigger() -> None:
 @namespaced
 @as_json
 @click.pass_context
-def add(context: click.Context, /, function: str, name: str, disabled: bool, json_output: bool, **options: Any) -> None:
-    """Give FUNCTION the trigger NAME: a timer with --cron '0 */5 * * * * *', a URL with --type http."""
+def add(context: click.Context, /, function: str, name: str | None, disabled: bool, json_output: bool, **options: Any) -> None:
+    """Give FUNCTION the trigger NAME, which else is called by its type.
+
+    \b
+    hearth trigger add hello tick --cron '0 */5 * * * * *'
+    hearth trigger add hello --type http --auth bearer
+    hearth trigger add hello --type cos --config '{"bucket": "photos-1250000000", "event": "cos:ObjectCreated:*"}'
+    """
     kind, config = _configuration(options)
+    name = name or kind
     body = {"name": name, "type": kind, "config": config, "enabled": not disabled}
     body |= {key: options[key] for key in ("qualifier", "description") if options[key] is not None}
     made = open_api(context).send_json("POST", function_path(function, "triggers"), body)
@@ -73,17 +81,20 @@ def add(context: click.Context, /, function: str, name: str, disabled: bool, jso
 
 def _configuration(options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     timer = {key: options[key] for key in ("cron", "argument", "zone") if options[key] is not None}
-    if options["kind"] == HTTP and not timer:
-        return HTTP, _http(options["config"], options["auth"])
-    if options["auth"] is not None:
+    kind, text = options["kind"] or (TIMER if timer or options["config"] is None else ""), options["config"]
+    if options["auth"] is not None and kind != HTTP:
         raise WrongRequest("--auth belongs to --type http")
-    if options["kind"] is None and options["config"] is None:
+    if timer and (kind != TIMER or text is not None):
+        raise WrongRequest(f"--{next(iter(timer))} belongs to a timer, without --config")
+    if kind == HTTP:
+        return HTTP, _http(text, options["auth"])
+    if kind == TIMER and text is None:
         if "cron" not in timer:
-            raise WrongRequest("a trigger needs --cron, or --type and --config")
-        return "timer", timer
-    if timer or options["kind"] is None or options["config"] is None:
-        raise WrongRequest("--type and --config belong together, without a timer's options")
-    return options["kind"], _json(options["config"])
+            raise WrongRequest("a timer needs --cron", hint="'0 */5 * * * * *' is every five minutes; another type: --type and --config")
+        return TIMER, timer
+    if not kind or text is None:
+        raise WrongRequest("--config needs --type" if not kind else f"--type {kind} needs --config", hint="see `hearth trigger add --help`")
+    return kind, _json(text)
 
 
 def _http(text: str | None, auth: str | None) -> dict[str, Any]:
