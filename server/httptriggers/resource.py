@@ -1,6 +1,6 @@
 """The URLs of HTTP triggers: /_/{url-id}/{path…} for every method. The one resource that is not in the API's table of paths.
 
-Responses: the function's own; or a problem document
+Responses: the function's own; 202 with {"request_id"} where all its calls are asynchronous; or a problem document
     401 403    the trigger's authentication; it is disabled        404    no such URL, whatever the reason, always the same
     405        not one of the trigger's methods                    413 431    body or headers too large
     429 503    limits and shortages, with Retry-After              502 504    the function failed, ran out of time, or its response is none
@@ -18,11 +18,14 @@ from sandbox.log import pairs
 from server.api.auth import Auth
 from server.api.calls import SUCCESS, Call
 from server.api.invocations import LOOK_AFTER_MS, refusal_of, reply_headers
+from server.api.lookup import Known
 from server.api.problems import dump
 from server.api.request import Request
 from server.api.response import Response
 from server.api.services import Services
 from server.errors import SCF_EVENT_TOO_LARGE, ApiError, NotFound, PayloadTooLarge, error_body, failure_of
+from server.events.model import NewEvent
+from server.functions.model import Function
 from server.functions.routing import RoutingKey
 from server.httptriggers import cors
 from server.httptriggers.answers import MALFORMED, Answer, Malformed, answer_of
@@ -105,7 +108,14 @@ class HttpTriggers:
             if error.status == 401:
                 resp.set_header("WWW-Authenticate", ALGORITHM)  # where it is the bearer's, the problem document's own replaces it
             raise
-        call = await self._call(req, trigger, self._incoming(req, path, trigger, config, signer, body))
+        incoming = self._incoming(req, path, trigger, config, signer, body)
+        known, key = await self._known(req, trigger)
+        event = await self._work(len(body), partial(event_of, incoming, self._trusted))
+        if known.function.always_asynchronous:
+            await self._accept(req, resp, known.function, trigger, event)
+            return
+        call = Call(req.request_id, known, trigger.qualifier, key, trigger=trigger.name)
+        await self._services.calls.perform(call, event)
         await self._answer(req, resp, call, config)
 
     def _incoming(self, req: Request, path: str, trigger: Trigger, config: HttpConfig, signer: Signer | None, body: bytes) -> Incoming:
@@ -123,7 +133,8 @@ class HttpTriggers:
             authorized=config.auth != NONE,
         )
 
-    async def _call(self, req: Request, trigger: Trigger, incoming: Incoming) -> Call:
+    async def _known(self, req: Request, trigger: Trigger) -> tuple[Known, RoutingKey]:
+        """What is to be called. Raises NotFound."""
         key: RoutingKey = RequestKey((name.decode("latin-1"), value.decode("latin-1")) for name, value in req.scope["headers"])
         try:
             known = await self._services.cache.find(trigger.function, trigger.namespace, trigger.qualifier, key)
@@ -131,10 +142,23 @@ class HttpTriggers:
             raise _missing() from None
         if (known.function.family or known.function.function_id) != trigger.function_id:
             raise _missing()  # another function that has its name now
-        event = await self._work(len(incoming.body), partial(event_of, incoming, self._trusted))
-        call = Call(req.request_id, known, trigger.qualifier, key, trigger=trigger.name)
-        await self._services.calls.perform(call, event)
-        return call
+        return known, key
+
+    async def _accept(self, req: Request, resp: Response, function: Function, trigger: Trigger, event: bytes) -> None:
+        """202 once the event is on disk: SCF's AsyncRunEnable. The alias's rules are decided now, so that no header has to be kept."""
+        new = NewEvent(
+            namespace=function.namespace,
+            function=function.name,
+            qualifier=function.version,
+            payload=event,
+            source=trigger.type,
+            trigger=trigger.name,
+            request_id=req.request_id,
+        )
+        accepted = await self._services.changes.finish(self._services.events.accept(new))
+        resp.status, resp.content_type, resp.data = 202, JSON, dump({"request_id": accepted})
+        resp.set_header("X-Scf-Request-Id", accepted)
+        resp.set_header("X-Scf-Status", "202")
 
     async def _answer(self, req: Request, resp: Response, call: Call, config: HttpConfig) -> None:
         calls, reply = self._services.calls, call.reply

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.integration.instance import Instance, leaving_nothing, packed, wait_until
@@ -285,3 +286,49 @@ def test_what_is_no_target_is_refused_and_nothing_is_changed(scf: Client) -> Non
     shown = scf.call("GetFunction", FunctionName=name)
     assert (shown["MemorySize"], shown["DeadLetterConfig"]["Type"]) == (128, "")
     assert scf.refused("GetFunction", FunctionName="dead-never") == "ResourceNotFound.Function"
+
+
+def test_a_url_is_made_changed_and_removed(scf: Client) -> None:
+    name = make(scf, "with-url")
+    net = {"EnableIntranet": False, "EnableExtranet": True}
+    made = scf.call(
+        "CreateTrigger", FunctionName=name, TriggerName="url", Type="http", TriggerDesc=json.dumps({"AuthType": "NONE", "NetConfig": net})
+    )
+    shown = json.loads(made["TriggerInfo"]["TriggerDesc"])
+    url = shown["NetConfig"]["ExtranetUrl"]
+    assert made["TriggerInfo"]["Type"] == "http" and "IntranetUrl" not in shown["NetConfig"]
+    named = {"FunctionName": name, "TriggerName": "url", "Type": "http"}
+    with httpx.Client(trust_env=False) as client:
+        assert client.post(url, content=b"x").json()["body"] == "x"
+        scf.call("UpdateTriggerStatus", **named, Enable="CLOSE")
+        # Every process knows it when it is answered, not some time after.
+        assert {client.get(url).status_code for _ in range(20)} == {403}
+        scf.call("UpdateTrigger", **named, Enable="OPEN", TriggerDesc=json.dumps({"AuthType": "CAM", "NetConfig": net}))
+        assert {client.get(url).status_code for _ in range(20)} == {401}
+        [row] = scf.call("ListTriggers", FunctionName=name)["Triggers"]
+        assert json.loads(row["TriggerDesc"])["NetConfig"]["ExtranetUrl"] == url
+        scf.call("DeleteTrigger", **named)
+        assert {client.get(url).status_code for _ in range(20)} == {404}
+    for wrong, code in (
+        ({"TriggerDesc": "no json"}, "InvalidParameterValue.TriggerDesc"),
+        ({"TriggerDesc": json.dumps({"AuthType": "MAYBE"})}, "InvalidParameterValue"),
+        ({"Type": "apigw", "TriggerDesc": "{}"}, "UnsupportedOperation.Trigger"),
+    ):
+        assert scf.refused("CreateTrigger", **{**named, **wrong}).startswith(code), wrong
+
+
+def test_a_url_of_a_function_that_always_runs_asynchronously_answers_202(scf: Client) -> None:
+    name = make(scf, "async-url", AsyncRunEnable="TRUE")
+    made = scf.call("CreateTrigger", FunctionName=name, TriggerName="url", Type="http", TriggerDesc='{"AuthType": "NONE"}')
+    url = json.loads(made["TriggerInfo"]["TriggerDesc"])["NetConfig"]["ExtranetUrl"]
+    with httpx.Client(trust_env=False) as client:
+        answer = client.post(f"{url}a/b?c=d", content=b"body")
+        assert client.post(url, content=b"x" * 131_073).status_code == 413
+    assert answer.status_code == 202 and answer.json() == {"request_id": answer.headers["X-Scf-Request-Id"]}
+    request_id = answer.json()["request_id"]
+    assert over(scf, request_id)["Status"] == "FINISHED"
+    [event] = scf.call("ListAsyncEvents", FunctionName=name, InvokeRequestId=request_id)["EventList"]
+    assert event["InvokeType"] == "HTTP"
+    (row,) = scf.call("GetRequestStatus", FunctionName=name, FunctionRequestId=request_id)["Data"]
+    returned = json.loads(row["RetMsg"])
+    assert (returned["path"], returned["body"], returned["queryString"]) == ("/a/b", "body", {"c": "d"})

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final
 
 from server.errors import LimitExceeded
-from server.events import wake
 from server.functions.model import LATEST
 from server.scf.actions.model import Action, Ask
 from server.scf.errors import OwnCodes, ScfError
@@ -166,11 +165,8 @@ async def _change(ask: Ask, *, only_status: bool = False) -> None:
 
 
 async def _changed(ask: Ask, blocking: Callable[[], Trigger]) -> Trigger:
-    """Do it in a thread whatever becomes of the client, then tell the dispatchers."""
-    services = ask.services
-    trigger = await services.changes.finish(services.lookups.run(blocking))
-    await services.lookups.run(services.events.tell_dispatchers, wake.TIMERS)
-    return trigger
+    """Whatever becomes of the client; URLs and dispatchers are told."""
+    return await ask.services.change_trigger(blocking)
 
 
 ACTIONS: Final = {
