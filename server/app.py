@@ -48,6 +48,8 @@ from server.keys.nonces import Nonces
 from server.keys.service import Keys
 from server.keys.temporary import Temporary
 from server.keys.vault import Vault, vault_key
+from server.notifications.inbox import Inbox
+from server.notifications.sources import Sources
 from server.records.process import WriterProcess
 from server.records.recorder import Recorder
 from server.scf.routes import routes as scf_routes
@@ -195,6 +197,8 @@ def _services(settings: Settings, client: Runtime, engine: Any, codestore: CodeS
         configs=configs,
         letters=DeadLetters(engine, settings, queue),
         triggers=triggers,
+        sources=Sources(engine),
+        inbox=Inbox(engine, settings, queue),
         urls=UrlCache(triggers.by_id, lookups),
         lookups=lookups,
         uploads=Threads("upload", UPLOAD_THREADS),

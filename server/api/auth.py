@@ -1,6 +1,6 @@
 """The bearer credential: every path needs it but those that say how the service is, those of SCF's own interfaces, where each request is
-signed, and the URLs of HTTP triggers, each of which says for itself what it needs. To functions, on a
-listener of their own, only SCF's are served.
+signed, the URLs of HTTP triggers, each of which says for itself what it needs, and notifications, which may have their source's secret. To
+functions, on a listener of their own, only SCF's are served.
 
 The API cannot read the credential's file, which is root's alone: `hearth up` hands it the SHA-256 in HEARTH_TOKEN_SHA256.
 """
@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import falcon.asgi
@@ -19,6 +20,7 @@ from sandbox.errors import ConfigError
 from sandbox.settings import Settings
 from server.api.request import Request
 from server.errors import NotFound, Unauthorized
+from server.notifications.sources import PATH as NOTIFICATIONS_PATH
 from server.triggers.http import URL_PREFIX
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
@@ -58,7 +60,11 @@ class Auth:
         if req.is_from_function and req.path not in SIGNED_PATHS:
             # With or without a credential: from in there nobody may even try one.
             raise NotFound("this is not served to functions", hint="a function calls others through SCF's interfaces, at /")
-        if req.path not in _NOT_OURS and not req.path.startswith(URL_PREFIX):
+        if req.path.startswith(NOTIFICATIONS_PATH):
+            with suppress(Unauthorized):  # its resource asks for the source's secret then
+                self.check(req)
+                req.is_operator = True
+        elif req.path not in _NOT_OURS and not req.path.startswith(URL_PREFIX):
             self.check(req)
 
     def check(self, req: Request) -> None:

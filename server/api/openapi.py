@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from sandbox.settings import Settings
 from server.api.auth import OPEN_PATHS
-from server.api.schemas import LAYER_NAME, LAYER_VERSION, NAME, reference, schemas
+from server.api.schemas import LAYER_NAME, LAYER_VERSION, NAME, SOURCE_NAME, reference, schemas
 
 METHODS: Final = ("get", "put", "post", "delete", "patch")
 JSON: Final = "application/json"
@@ -165,6 +165,8 @@ NAMES: Final = {
     "layer": Parameter("layer", "A layer's name", LAYER_NAME, "path"),
     "layer_version": Parameter("layer_version", "The number of a layer's version", LAYER_VERSION, "path"),
     "secret_id": Parameter("secret_id", "A secret pair's id", place="path"),
+    "source": Parameter("source", "A source's name", SOURCE_NAME, "path"),
+    "secret": Parameter("secret", "The source's secret", place="path"),
     "trigger": Parameter("trigger", "A trigger's name", place="path"),
     "request_id": Parameter("request_id", "A call's id, as X-Scf-Request-Id gave it", place="path"),
 }

@@ -37,6 +37,8 @@ class Request(falcon.asgi.Request):
         self._drain_left = DRAIN_BYTES
         #: Set by the resource that gives the request an id; problem documents repeat it.
         self.request_id = ""
+        #: Set by `Auth` for paths that take other secrets too: whether the bearer credential came with it.
+        self.is_operator = False
 
     @property
     def is_from_function(self) -> bool:

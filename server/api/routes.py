@@ -12,8 +12,10 @@ from server.api.invocations import FunctionInvocations
 from server.api.keys import KeyItem, KeyList
 from server.api.layers import LayerContent, LayerList, LayerVersionItem, LayerVersionList
 from server.api.namespaces import NamespaceItem, NamespaceList
+from server.api.notifications import Notifications, NotificationsBySecret
 from server.api.records import FunctionLogs, Invocation, Invocations
 from server.api.services import Services
+from server.api.sources import SourceItem, SourceList, SourceSecret
 from server.api.triggers import FunctionTrigger, FunctionTriggers
 from server.api.versions import FunctionVersion, FunctionVersions
 
@@ -44,6 +46,11 @@ def routes(services: Services) -> dict[str, object]:
         "/v1/invocations/{request_id}": Invocation(services),
         "/v1/keys": KeyList(services),
         "/v1/keys/{secret_id}": KeyItem(services),
+        "/v1/sources": SourceList(services),
+        "/v1/sources/{source}": SourceItem(services),
+        "/v1/sources/{source}/secret": SourceSecret(services),
+        "/v1/notifications/{source}": Notifications(services),
+        "/v1/notifications/{source}/{secret}": NotificationsBySecret(services),
         "/v1/dead-letters": DeadLetterList(services),
         "/v1/dead-letters/{request_id}": DeadLetterItem(services),
         "/v1/dead-letters/{request_id}/resend": DeadLetterResend(services),

@@ -180,6 +180,10 @@ def schemas(settings: Settings) -> dict[str, Schema]:
             **_object({"name": TRIGGER_NAME, "type": TRIGGER_TYPE, "config": TIMER, **_TRIGGER}, ["name", "type", "config"]),
             "additionalProperties": False,
         },
+        "SourceCreation": {
+            **_object({"name": SOURCE_NAME, "description": nullable({**TEXT, "maxLength": MAX_DESCRIPTION})}, ["name"]),
+            **CLOSED,
+        },
         "TriggerChange": {**_object({"config": TIMER, **_TRIGGER}), "additionalProperties": False},
         **ANSWERS,
     }
@@ -211,9 +215,10 @@ def _schedule(settings: Settings) -> Schema:
     }
 
 
+SOURCE_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,59}$"}
 TRIGGER_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_.-]{0,99}$"}
 #: A timer's, as an example: other types of triggers have configurations of their own (docs/http-triggers.md).
-TRIGGER_TYPE: Final[Schema] = {"type": "string", "enum": ["cos", "http", "timer"]}
+TRIGGER_TYPE: Final[Schema] = {"type": "string", "enum": ["cos", "directory", "http", "timer"]}
 TIMER: Final[Schema] = {
     "description": "Of a timer; docs/buckets.md and docs/http-triggers.md have the other types'",
     "type": "object",
@@ -455,6 +460,35 @@ ANSWERS: Final[dict[str, Schema]] = {
             "created_at": TIME,
             "updated_at": TIME,
         }
+    ),
+    "Source": _object({"name": STRING, "description": STRING, "path": STRING, "created_at": TIME}),
+    "NewSource": _object(
+        {"name": STRING, "description": STRING, "path": STRING, "created_at": TIME, "secret": STRING},
+        ["name", "secret", "path"],
+    ),
+    "Notification": {
+        "description": "An S3 event message, a test event, or nothing at all",
+        "type": "object",
+        "properties": {"Records": {"type": "array", "items": {"type": "object"}}},
+        "examples": [
+            {
+                "Records": [
+                    {
+                        "eventName": "s3:ObjectCreated:Put",
+                        "eventTime": "2026-11-25T08:00:00Z",
+                        "s3": {"bucket": {"name": "photos"}, "object": {"key": "in/a.jpg", "size": 3, "sequencer": "17"}},
+                    }
+                ]
+            }
+        ],
+    },
+    "Receipt": _object(
+        {
+            "records": {**INTEGER, "description": "records in the body"},
+            "ignored": {**INTEGER, "description": "of them: those that no trigger waits for"},
+            "request_ids": {"type": "array", "items": STRING, "description": "the events they made, now or when they first came"},
+        },
+        ["records", "ignored", "request_ids"],
     ),
     "Accepted": _object({"request_id": STRING}, ["request_id"]),
     "LogEntry": _object({"cursor": INTEGER, "request_id": STRING, "time": TIME, "status": INTEGER, "log": STRING}),

@@ -41,6 +41,8 @@ from server.keys.credentials import Credentials
 from server.keys.nonces import Nonces
 from server.keys.service import Keys
 from server.keys.vault import Vault
+from server.notifications.inbox import Inbox
+from server.notifications.sources import Sources
 from server.records.recorder import Recorder
 from server.triggers.http import HTTP
 from server.triggers.model import Trigger
@@ -107,6 +109,8 @@ class Services:
     configs: EventConfigs
     letters: DeadLetters
     triggers: Triggers
+    sources: Sources
+    inbox: Inbox
     urls: UrlCache
     lookups: Threads
     uploads: Threads

@@ -47,7 +47,7 @@ class TriggerTable:
     def of_bucket(self, connection: Connection, bucket: str) -> Sequence[Binding]:
         query = select(triggers).where(triggers.c.type == OBJECT, triggers.c.enabled.is_(True)).order_by(triggers.c.trigger_id)
         found = [Trigger.from_row(row) for row in connection.execute(query).mappings()]
-        return [_binding(trigger) for trigger in found if trigger.config["bucket"] == bucket]
+        return [_binding(trigger) for trigger in found if trigger.config["bucket"] == bucket and "source" not in trigger.config]
 
 
 def _binding(trigger: Trigger) -> Binding:

@@ -9,6 +9,7 @@ from server.cli.backup import backup, restore
 from server.cli.demo import demo
 from server.cli.keys import keys
 from server.cli.root import Root
+from server.cli.sources import source
 from server.cli.up import up
 
 
@@ -44,6 +45,7 @@ for command in (
     inspection.ps,
     inspection.usage,
     keys,
+    source,
     inspection.token,
     inspection.config,
     local.image,

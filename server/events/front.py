@@ -65,6 +65,10 @@ class EventFront:
         """Blocking, but only for system calls."""
         self._mailbox.tell(wake.DISPATCHER, message)
 
+    def tell_of_work(self) -> None:
+        """For who puts events in a transaction of its own, once that is committed. The same."""
+        self.tell_dispatchers(wake.WORK)
+
     def has_dispatcher(self) -> bool:
         """Whether a dispatcher lives on this machine."""
         return self._mailbox.has(wake.DISPATCHER)

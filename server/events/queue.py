@@ -132,9 +132,9 @@ class EventQueue:
         self._counted += len(batch)
         return answers
 
-    def check_room(self, connection: Connection) -> None:
-        """Raises QueueFull."""
-        if self._room(connection) <= 0:
+    def check_room(self, connection: Connection, needed: int = 1) -> None:
+        """Raises QueueFull where there is no room for so many."""
+        if self._room(connection) < needed:
             raise self._full()
 
     def _room(self, connection: Connection) -> int:

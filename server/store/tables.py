@@ -20,6 +20,9 @@
     event_outcomes  how many attempts ended how, by function and status
     triggers        one row a trigger; timers know their next tick
     firings         one row a timer's tick that fired, for a while: what makes a tick fire once
+    sources         one row another store that may send notifications, its secret as SHA-256
+    watches         one row a directory that triggers watch: since when, which inode it was, whose it is now
+    watched_files   one row a file there, as it was when its last event was put
     buckets         one row a bucket
     objects         one row an object; its key as bytes, which every database sorts alike, its data in a file of that name
     uploads         one row a multipart upload that has not ended, `upload_parts` one a part of it
@@ -276,6 +279,40 @@ firings: Final = Table(
     Column("request_id", String(64), nullable=False),
     Column("fired_at", Double, nullable=False),
     Index("firings_fired", "fired_at"),
+)
+
+sources: Final = Table(
+    "sources",
+    METADATA,
+    Column("name", String(60), primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+watches: Final = Table(
+    "watches",
+    METADATA,
+    Column("watch_id", String(36), primary_key=True),
+    Column("directory", String(1024), nullable=False),
+    Column("since", Double, nullable=False),
+    # Text: an inode number has 64 bits without a sign. Empty until it was seen.
+    Column("inode", String(20), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("lease_until", Double, nullable=False),
+    UniqueConstraint("directory", name="watches_directory"),
+)
+
+watched_files: Final = Table(
+    "watched_files",
+    METADATA,
+    Column("watch_id", String(36), primary_key=True),
+    # SHA-256 of the path: an index entry of PostgreSQL has no room for a long one.
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("path", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("inode", String(20), nullable=False),
 )
 
 usage: Final = Table(

@@ -12,11 +12,11 @@ from sandbox.settings import Settings
 from server.errors import BadRequest, Conflict
 from server.functions.checks import shown
 from server.store.engine import next_numbers
-from server.store.tables import FUNCTIONS_COUNTER, triggers
+from server.store.tables import FUNCTIONS_COUNTER, sources, triggers
 from server.triggers import cron
 from server.triggers.http import HttpKind
 from server.triggers.model import Kind, Trigger
-from server.triggers.objects import ObjectRule, conflicts, parse_bucket, parse_rule
+from server.triggers.objects import SOURCE_NAME, ObjectRule, conflicts, parse_bucket, parse_bucket_elsewhere, parse_rule
 
 TIMER: Final = "timer"
 OBJECT: Final = "cos"
@@ -70,7 +70,8 @@ class TimerKind:
 
 
 class ObjectKind:
-    """config: {"bucket": its whole name (name-appid), "event": "cos:ObjectCreated:*", "filter": {"Prefix", "Suffix"}}."""
+    """config: {"bucket": its whole name (name-appid), "event": "cos:ObjectCreated:*", "filter": {"Prefix", "Suffix"}}; with `source` the
+    bucket is that of another store, which sends notifications (server.notifications)."""
 
     name = OBJECT
     one_per_qualifier = False
@@ -79,15 +80,21 @@ class ObjectKind:
         return settings.limit_object_triggers
 
     def checked(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        if unknown := sorted(config.keys() - {"bucket", "event", "filter"}):
+        if unknown := sorted(config.keys() - {"bucket", "event", "filter", "source"}):
             raise BadRequest(
-                f"config: unknown field {shown(unknown[0])}", field="config", hint="an object trigger has bucket, event, filter"
+                f"config: unknown field {shown(unknown[0])}", field="config", hint="an object trigger has bucket, event, filter, source"
             )
         bucket = config.get("bucket")
         if not isinstance(bucket, str):
             raise BadRequest("config.bucket is missing", field="config.bucket", hint="the bucket's whole name, as in photos-1250000000")
         rule = parse_rule(config)
-        return {"bucket": parse_bucket(bucket), "event": rule.event, "filter": {"Prefix": rule.prefix, "Suffix": rule.suffix}}
+        described = {"event": rule.event, "filter": {"Prefix": rule.prefix, "Suffix": rule.suffix}}
+        source = config.get("source")
+        if source in (None, ""):
+            return {"bucket": parse_bucket(bucket), **described}
+        if not isinstance(source, str) or SOURCE_NAME.fullmatch(source) is None:
+            raise BadRequest(f"config.source: {shown(source)} is no source's name", field="config.source")
+        return {"source": source, "bucket": parse_bucket_elsewhere(bucket), **described}
 
     def next_at(self, config: Mapping[str, Any], after: float) -> float | None:
         return None
@@ -95,10 +102,14 @@ class ObjectKind:
     def admit(self, connection: Connection, config: Mapping[str, Any], trigger_id: str) -> None:
         """SCF's CosNotifyRuleConflict: each change of an object calls one function at most."""
         next_numbers(connection, FUNCTIONS_COUNTER)  # one at a time, or two that conflict could pass together
+        if (source := config.get("source")) is not None and not connection.execute(select(sources).where(sources.c.name == source)).first():
+            raise BadRequest(
+                f"config.source: there is no source {source!r}", field="config.source", hint="`hearth source create` makes one"
+            )
         query = select(triggers).where(triggers.c.type == OBJECT, triggers.c.trigger_id != trigger_id)
         rule = ObjectRule.of_config(config)
         for other in (Trigger.from_row(row) for row in connection.execute(query).mappings()):
-            if other.config["bucket"] == config["bucket"] and conflicts(rule, ObjectRule.of_config(other.config)):
+            if _place(other.config) == _place(config) and conflicts(rule, ObjectRule.of_config(other.config)):
                 raise Conflict(
                     f"bucket {config['bucket']}: trigger {other.name!r} of function {other.function} takes some of the same events",
                     hint="events, prefixes and suffixes of a bucket's triggers must not overlap",
@@ -107,6 +118,11 @@ class ObjectKind:
 
     def shown(self, trigger: Trigger) -> dict[str, Any]:
         return trigger.config
+
+
+def _place(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Which bucket an object trigger means: whose, and its name."""
+    return config.get("source", ""), config["bucket"]
 
 
 def kinds(settings: Settings) -> dict[str, Kind]:

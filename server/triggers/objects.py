@@ -23,6 +23,9 @@ EVENTS: Final = {
 #: A function that writes into the bucket which triggers it goes this far.
 MOST_HOPS: Final = 16
 LONGEST_FILTER: Final = 1024
+#: Another store whose notifications come in; \w would take every script's letters.
+SOURCE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,59}", re.ASCII)
+_BUCKET_ELSEWHERE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}", re.ASCII)
 _DOMAIN = re.compile(r"(?P<bucket>[a-z0-9][a-z0-9.-]*?)\.cos\.(?P<region>[a-z0-9-]+)\.(?:myqcloud\.com|tencentcos\.cn)")
 _APPID = re.compile(r"(?P<name>.+)-(?P<appid>\d+)")
 
@@ -61,7 +64,8 @@ class BucketName:
 
 @dataclass(frozen=True, slots=True)
 class ObjectChange:
-    """A change as a trigger sees it. `meta`: lower-case header names with their values, as the object has them."""
+    """A change as a trigger sees it. `meta`: lower-case header names with their values, as the object has them. `url` and `path`, where not
+    empty, are what the event says in place of COS's own; `version` is the version's id, where the store has such."""
 
     event: str
     bucket: str
@@ -72,6 +76,9 @@ class ObjectChange:
     request_id: str
     peer: str
     headers: Mapping[str, str]
+    version: str = ""
+    url: str = ""
+    path: str = ""
 
 
 def parse_rule(description: str | Mapping[str, Any]) -> ObjectRule:
@@ -117,6 +124,13 @@ def parse_bucket(trigger_name: str) -> str:
     raise BadRequest(f"trigger name {trigger_name!r} is not a bucket's", field="name", hint=hint)
 
 
+def parse_bucket_elsewhere(name: str) -> str:
+    """A bucket's name at another store, which may have dots, capitals, a tenant. Raises BadRequest."""
+    if _BUCKET_ELSEWHERE.fullmatch(name):
+        return name
+    raise BadRequest(f"config.bucket: {name[:80]!a} is not a bucket's name", field="config.bucket")
+
+
 def matches(rule: ObjectRule, event: str, key: str) -> bool:
     return _covers(rule.event, event) and key.startswith(rule.prefix) and key.endswith(rule.suffix)
 
@@ -144,10 +158,10 @@ def event_body(change: ObjectChange, *, region: str, namespace: str, function: s
         "cos": {
             "cosSchemaVersion": "1.0",
             "cosObject": {
-                "url": f"http://{change.bucket}.cos.{region}.myqcloud.com/{change.key}",
+                "url": change.url or f"http://{change.bucket}.cos.{region}.myqcloud.com/{change.key}",
                 "meta": {"x-cos-request-id": change.request_id, "Content-Type": "", **change.meta},
-                "vid": "",
-                "key": f"/{bucket.appid}/{bucket.name}/{change.key}",
+                "vid": change.version,
+                "key": change.path or f"/{bucket.appid}/{bucket.name}/{change.key}",
                 "size": change.size,
             },
             "cosBucket": {"region": region, "name": bucket.name, "appid": bucket.appid},
