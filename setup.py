@@ -31,6 +31,8 @@ setup(
         # server.api.connection goes on from its ASGI protocol, which has changed much since it came with 24.0.
         "gunicorn>=27.0",
         "httpx>=0.27",
+        # Q_OVERFLOW, IN_UNMOUNT and the moves as the kernel tells them; the larger ones hide some of these.
+        "inotify_simple>=2.0",
         "orjson>=3.10",
         "prometheus-client>=0.20",
         "psutil>=6",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from posixpath import normpath
 from typing import Final
 
 #: What one bridge needs, see network/layout.py.
@@ -46,6 +47,15 @@ def _destination(word: str) -> Destination:
 def parse_addresses(text: str) -> tuple[IPv4Address, ...]:
     """A list of addresses, separated by commas or blanks."""
     return tuple(IPv4Address(word) for word in text.replace(",", " ").split())
+
+
+def parse_directories(text: str) -> tuple[str, ...]:
+    """A list of absolute paths, separated by commas."""
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    for path in found:
+        if not path.startswith("/") or normpath(path) != path:
+            raise ValueError(f"{path!r} is no absolute path without .. and empty parts")
+    return found
 
 
 def parse_bucket_hosts(text: str) -> dict[str, str]:

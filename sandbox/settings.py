@@ -101,6 +101,7 @@ class Settings:
         high=60 * 1024,
     )
     limit_object_triggers: int = _setting(2, "object triggers of a function", low=0)
+    limit_directory_triggers: int = _setting(2, "directory triggers of a function", low=0)
     limit_queued_events: int = _setting(100_000, "events that wait or run; one more is refused with 503", low=1)
     limit_event_delay_seconds: int = _setting(604_800, "longest delay of an event", low=0)
     limit_buckets: int = _setting(1000, "buckets", low=1)
@@ -174,6 +175,13 @@ class Settings:
         300.0, "a timer that missed firings while nothing ran fires once for the latest, if that is younger than this", low=0
     )
 
+    watch_dirs: str = _setting(
+        "", "directories that triggers may watch, and those below them: absolute paths, comma-separated", parse=addresses.parse_directories
+    )
+    watch_quiet_seconds: float = _setting(
+        2.0, "a file that was written while nobody watched is finished when it has not changed for so long", low=0.05
+    )
+
     keep_records_days: int = _setting(30, "invocation records older than this go", low=1)
     keep_records: int = _setting(200_000, "at most this many invocation records", low=1)
 
@@ -186,6 +194,11 @@ class Settings:
     def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """Of `trusted_proxies`."""
         return addresses.parse_networks(self.trusted_proxies)
+
+    @property
+    def watched_paths(self) -> tuple[str, ...]:
+        """Of `watch_dirs`."""
+        return addresses.parse_directories(self.watch_dirs)
 
     @property
     def images_dir(self) -> Path:

@@ -220,7 +220,7 @@ TRIGGER_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9
 #: A timer's, as an example: other types of triggers have configurations of their own (docs/http-triggers.md).
 TRIGGER_TYPE: Final[Schema] = {"type": "string", "enum": ["cos", "directory", "http", "timer"]}
 TIMER: Final[Schema] = {
-    "description": "Of a timer; docs/buckets.md and docs/http-triggers.md have the other types'",
+    "description": "Of a timer; docs/buckets.md, docs/outside-events.md and docs/http-triggers.md have the other types'",
     "type": "object",
     "properties": {
         "cron": {**STRING, "description": "second minute hour day month week year, or without the year, or minute hour day month week"},

@@ -30,6 +30,8 @@ from server.functions.service import Functions
 from server.records.outcome import Outcome
 from server.store.engine import open_database
 from server.triggers.timers import Timers
+from server.watching.index import WatchIndex
+from server.watching.watcher import Watcher
 
 THREADS: Final = 8
 #: How long what runs may go on after SIGTERM, where nobody says.
@@ -53,6 +55,7 @@ async def serve(settings: Settings) -> None:
         functions = Functions(engine, settings, CodeStore(settings))
         cache = FunctionCache(Runnables(engine, settings).look, threads)
         queue = EventQueue(engine, settings)
+        mailbox, index = Mailbox(settings.wake_dir, DISPATCHER), WatchIndex(engine, settings, queue)
         dispatcher = Dispatcher(
             settings,
             client,
@@ -62,16 +65,18 @@ async def serve(settings: Settings) -> None:
             timers=Timers(engine, settings),
             calls=Calls(client, cache, NoRecords(), Metrics()),
             functions=cache,
-            mailbox=Mailbox(settings.wake_dir, DISPATCHER),
+            mailbox=mailbox,
             threads=threads,
+            taken_over=index.release,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, dispatcher.stop)
         client.on_change = cache.forget
         await client.start()
+        watcher = Watcher(settings, index, mailbox.name, dispatcher.look) if settings.watched_paths else None
         try:
-            await dispatcher.run(_announce)
+            await _run(dispatcher, watcher)
             await dispatcher.drain(float(os.environ.get("HEARTH_STOP_GRACE", GRACE_SECONDS)))
         finally:
             await client.close()  # what still runs ends as lost, and sandboxd kills its sandboxes
@@ -79,6 +84,21 @@ async def serve(settings: Settings) -> None:
     finally:
         threads.close()
         engine.dispose()
+
+
+async def _run(dispatcher: Dispatcher, watcher: Watcher | None) -> None:
+    if watcher is None:
+        await dispatcher.run(_announce)
+        return
+
+    def began() -> None:
+        watcher.start()
+        _announce()
+
+    try:
+        await dispatcher.run(began)
+    finally:
+        await asyncio.to_thread(watcher.close)
 
 
 def _announce() -> None:

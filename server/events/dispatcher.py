@@ -94,11 +94,13 @@ class Dispatcher:
         functions: FunctionCache,
         mailbox: Mailbox,
         threads: Threads,
+        taken_over: Callable[[str], None] = lambda owner: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings, self._runtime = settings, runtime
         self._queue, self._configs, self._letters, self._timers = queue, configs, letters, timers
         self._calls, self._functions, self._mailbox, self._threads, self._clock = calls, functions, mailbox, threads, clock
+        self._taken_over = taken_over
         self._lanes = Lanes(settings)
         self._delivery = Delivery(settings, letters, threads)
         self._settler: GroupCommit[Settlement, bool] = GroupCommit("settler", self._commit)
@@ -109,6 +111,7 @@ class Dispatcher:
         self._timers_changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._giving_back = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._strays: set[str] = set()
         self._beating: asyncio.Task[None] | None = None
         self.owner = mailbox.name
@@ -118,6 +121,7 @@ class Dispatcher:
     async def run(self, began: Callable[[], None] = lambda: None) -> None:
         """Until `stop`; then what runs may go on, see `drain`. `began` is called once everything is set up."""
         self._mailbox.open(self._told)
+        self._loop = asyncio.get_running_loop()
         self._settler.start()
         loops = [self._dispatch, self._deliver, self._fire, self._warm, self._keep_house]
         # It beats on while what runs comes to its end.
@@ -132,6 +136,12 @@ class Dispatcher:
     def stop(self) -> None:
         """Claim nothing more."""
         self._stopping.set()
+
+    def look(self) -> None:
+        """There are events that nobody has told of; from any thread, while `run` goes on."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._work.set)
+        self._mailbox.tell(wake.DISPATCHER, wake.WORK)
 
     async def drain(self, seconds: float) -> None:
         """Wait so long for what runs. What does not end is given back when the runtime's client is closed, which ends every call."""
@@ -363,6 +373,7 @@ class Dispatcher:
                 _log.warning(pairs("an event was taken from its dispatcher", request_id=event.request_id, dispatcher=event.owner))
                 self._work.set()
         for name in dead:
+            await self._threads.run(self._taken_over, name)
             self._mailbox.forget(name)
 
     async def _cancel_asked(self) -> None:

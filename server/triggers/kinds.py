@@ -14,6 +14,7 @@ from server.functions.checks import shown
 from server.store.engine import next_numbers
 from server.store.tables import FUNCTIONS_COUNTER, sources, triggers
 from server.triggers import cron
+from server.triggers.directories import DirectoryKind
 from server.triggers.http import HttpKind
 from server.triggers.model import Kind, Trigger
 from server.triggers.objects import SOURCE_NAME, ObjectRule, conflicts, parse_bucket, parse_bucket_elsewhere, parse_rule
@@ -126,5 +127,5 @@ def _place(config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def kinds(settings: Settings) -> dict[str, Kind]:
-    known: list[Kind] = [TimerKind(settings), ObjectKind(), HttpKind(settings)]
+    known: list[Kind] = [TimerKind(settings), ObjectKind(), DirectoryKind(settings), HttpKind(settings)]
     return {kind.name: kind for kind in known}

@@ -153,7 +153,7 @@ def conflicts(one: ObjectRule, other: ObjectRule) -> bool:
 
 def event_body(change: ObjectChange, *, region: str, namespace: str, function: str, qualifier: str) -> bytes:
     """SCF's COS event, one record, as JSON."""
-    bucket = BucketName.of(change.bucket)
+    bucket = BucketName(change.bucket, "") if change.path else BucketName.of(change.bucket)
     record = {
         "cos": {
             "cosSchemaVersion": "1.0",
