@@ -45,6 +45,7 @@ def test_every_setting_can_be_given_by_its_environment_name() -> None:
             "trusted_proxies": "10.0.0.0/8, ::1",
             "timer_zone": "UTC",
             "bucket_hosts": "a:1=b",
+            "watch_dirs": "/srv/in, /var/in",
         }
         text = parsed.get(row["name"], "x")
         value = {"bool": "true", "str": text, "int": row["default"], "float": row["default"]}[row["type"]]
