@@ -146,6 +146,21 @@ def test_a_file_that_is_being_written_is_told_when_it_is_closed(world: World) ->
     assert world.settle() == [("Created", "big")]
 
 
+def test_a_file_that_a_look_finds_while_it_grows_is_told_when_it_is_whole(world: World) -> None:
+    with (world.path / "grows").open("wb") as file:
+        file.write(b"x")
+        file.flush()
+        watch = world.start()
+        deadline = time.monotonic() + 3 * QUIET
+        while time.monotonic() < deadline:
+            file.write(b"x")
+            file.flush()
+            select.select([], [], [], QUIET / 6)  # longer than a time stamp is coarse
+            watch.step()
+        assert world.told() == []
+    assert world.settle() == [("Created", "grows")]
+
+
 def test_a_file_that_was_opened_and_not_changed_is_no_event(world: World) -> None:
     world.start()
     (world.path / "a").write_text("1")
