@@ -125,7 +125,7 @@ def _improve_trigger(trigger: Any) -> None:
         return
     if isinstance(config.get("cron", ""), str):
         trigger["config"] = {"cron": "0 */5 * * * * *", "argument": "hello"}
-        if trigger.get("type") in ("cos", "http"):
+        if trigger.get("type") in ("cos", "directory", "http"):
             trigger["type"] = "timer"
 
 
