@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.requires("root", "user", "memcg", "pids"), pytest.mark
 FOLDER = Path(__file__).parent / "openapi"
 ECHO = "def main_handler(event, context):\n    return event\n"
 EXAMPLES = 15
-SECONDS = 300
+SECONDS = 600
 #: Not said in a schema: `from` after `to`. The credential goes along with every request, also where a test means to leave it out.
 CONFIGURATION = """
 [[operations]]

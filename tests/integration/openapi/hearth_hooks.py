@@ -104,6 +104,8 @@ def _improved_body(body: dict[str, Any]) -> dict[str, Any]:
             changed[field] = roomy
     for trigger in (changed, *(changed.get("triggers") or [] if isinstance(changed.get("triggers"), list) else [])):
         _improve_trigger(trigger)
+    if isinstance(changed.get("configuration"), dict):
+        changed["configuration"] = _improved_body(changed["configuration"])
     if isinstance(changed.get("dead_letter"), dict):
         _improve_target(changed["dead_letter"])
     if isinstance(changed.get("schedule"), list):
