@@ -2,8 +2,8 @@
 
 Instances are told by what they mark: control groups `hearth-<instance>`, firewall tables `hearth_<instance>`, links `hth…`, the files in
 their home and run directories, the HEARTH_HOME of their processes. An instance lives while its home's lock is held (`hearth up`, sandboxd)
-or a process of it has only just started; a file that is being made has a lock of its maker's, which tells alone. A process that systemd keeps
-is nobody's leftover, whether or not the rest of its instance runs: the API serves without sandboxd.
+or a process of it has only just started; a file that is being made has a lock of its maker's, which tells alone. A process that systemd
+keeps is nobody's leftover, whether or not the rest of its instance runs: the API serves without sandboxd.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ INHABITANTS: Final = "processes in them"
 LINKS: Final = "links"
 TABLES: Final = "firewall tables"
 _RUNTIME: Final = frozenset({"sandbox.launcher", "sandbox.daemon"})
-_PROGRAMS: Final = _RUNTIME | {"sandbox.confine", "server.app:create_app()", "server.events", "server.buckets", "server.buckets.app:create_app()"}
+_PROGRAMS: Final = _RUNTIME | {
+    "sandbox.confine",
+    "server.app:create_app()",
+    "server.events",
+    "server.buckets",
+    "server.buckets.app:create_app()",
+}
 _MARK: Final = re.compile(r"hearth-([0-9a-f]{8})")
 _TABLE_MARK: Final = re.compile(rf"\S+ {ruleset.TABLE_PREFIX}([0-9a-f]{{8}})")
 
