@@ -80,8 +80,8 @@ def is_active(unit: str) -> bool:
     return run("systemctl", "is-active", unit, check=False) == "active"
 
 
-def doctor() -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(run(HEARTH, "doctor", "--json", check=False))
+def doctor(*options: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(run(HEARTH, "doctor", "--json", *options, check=False))
     return report
 
 

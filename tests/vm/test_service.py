@@ -167,6 +167,36 @@ def test_a_killed_runtime_comes_back_and_serves(hearth: Service, title: str) -> 
     assert doctor()["leaked"] == 0
 
 
+@pytest.mark.long
+def test_a_runtime_that_hangs_is_ended_by_the_watchdog_and_another_serves(hearth: Service) -> None:
+    name = hearth.ensure("hello", HELLO, timeout=30)
+    hearth.call(name, {}).ok()
+    main = main_pid("hearth-sandboxd.service")
+    (victim,) = [pid for pid, _ in below(main) if "-m sandbox.daemon" in command_line(pid)]
+    os.kill(victim, signal.SIGSTOP)
+    wait_until(lambda: main_pid("hearth-sandboxd.service") not in (0, main), "another runtime", PATIENCE_SECONDS)
+    assert not Path(f"/proc/{victim}").exists()
+    assert [entry for entry in journal("-u", "hearth-sandboxd.service") if "Watchdog timeout" in str(entry["MESSAGE"])]
+    hearth.ready()
+    answer = hearth.call(name, {})
+    assert (answer.start, answer.ok()["calls"]) == ("cold", 1)
+    assert doctor()["leaked"] == 0
+
+
+@pytest.mark.long
+def test_doctor_leaves_an_api_alone_whose_runtime_is_stopped(hearth: Service) -> None:
+    run("systemctl", "stop", "hearth-sandboxd.service")
+    family = below(main_pid("hearth-api.service"))
+    try:
+        report = doctor("--fix")
+        assert (report["leaked"], report["running"]) == (0, False), report["findings"]
+        assert below(main_pid("hearth-api.service")) == family
+        assert hearth.request("GET", "/healthz").status == 200
+    finally:
+        run("systemctl", "start", "hearth-sandboxd.service")
+    hearth.ready()
+
+
 def test_the_journal_has_what_our_processes_say_as_entries_of_their_own() -> None:
     (entry, *_) = [entry for entry in journal("SYSLOG_IDENTIFIER=hearth-sandboxd") if str(entry["MESSAGE"]).startswith("ready: ")]
     assert (entry["PRIORITY"], entry["_SYSTEMD_UNIT"]) == ("6", "hearth-sandboxd.service")
