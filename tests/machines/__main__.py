@@ -7,6 +7,7 @@ Exit status: 0 all tests passed · 1 tests failed · 3 the machine never got the
 from __future__ import annotations
 
 import argparse
+import resource
 import signal
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def main() -> int:
             for line in machine.console.read_text(errors="replace").splitlines()[-30:] + found.journal.splitlines()[-40:]:
                 say(f"  {line}")
             return NEVER_GOT_THERE
-        say(found.summary())
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        say(f"{found.summary()}; this host's processors spent {used.ru_utime + used.ru_stime:.0f} s on it")
         return PASSED if found.passed else FAILED
 
 

@@ -128,6 +128,7 @@ def test_doctor_finds_everything_promised_and_nothing_left() -> None:
     assert [check["name"] for check in report["checks"] if check["state"] == "missing"] == []
 
 
+@pytest.mark.long
 def test_a_reload_of_the_api_drops_no_request_and_no_warm_worker(hearth: Service) -> None:
     hello, slow = hearth.ensure("hello", HELLO, timeout=30), hearth.ensure("greedy", GREEDY, timeout=60)
     hearth.call(hello, {}).ok()
@@ -153,7 +154,7 @@ def test_a_killed_api_comes_back_and_the_warm_workers_are_still_there(hearth: Se
     assert hearth.call(name, {}).start == "warm"
 
 
-@pytest.mark.parametrize("title", ["sandbox.launcher", "sandbox.daemon"])
+@pytest.mark.parametrize("title", ["sandbox.daemon", pytest.param("sandbox.launcher", marks=pytest.mark.long)])
 def test_a_killed_runtime_comes_back_and_serves(hearth: Service, title: str) -> None:
     name = hearth.ensure("hello", HELLO, timeout=30)
     hearth.call(name, {}).ok()
@@ -203,6 +204,7 @@ def test_the_journal_has_what_our_processes_say_as_entries_of_their_own() -> Non
     assert entry["LOGGER"]
 
 
+@pytest.mark.long
 def test_wrong_settings_are_one_line_each_and_stop_the_start(hearth: Service) -> None:
     path = Path("/etc/hearth/hearth.toml")
     good = path.read_text()
