@@ -92,21 +92,29 @@ Seen = set[tuple[str, int, int, int]]
 def _add_files(archive: tarfile.TarFile, home: Path, seen: Seen, progress: Progress) -> Seen:
     """Everything not in `seen`; what is there now. A file that goes while we look is nobody's any more."""
     found = set()
-    archive.inodes.clear()
     for path, status in _walk(home):
         name = str(path.relative_to(home))
         state = (name, status.st_ino, status.st_size, status.st_mtime_ns)
         found.add(state)
         if state in seen:
             continue
-        if name.startswith("state/"):
-            archive.inodes.clear()  # by number tarfile knows hard links, and here a number may be another file's a moment later
+        # By its number tarfile knows a hard link, and where files come and go the number may be another file's a moment later.
+        links = _as_files(status) if seen or name.startswith("state/") else None
         try:
-            archive.add(path, name, recursive=False)
+            archive.add(path, name, recursive=False, filter=links)
         except FileNotFoundError:
             continue
         progress(status.st_size)
     return found
+
+
+def _as_files(status: os.stat_result) -> Callable[[tarfile.TarInfo], tarfile.TarInfo]:
+    def changed(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        if member.islnk():
+            member.type, member.linkname, member.size = tarfile.REGTYPE, "", status.st_size
+        return member
+
+    return changed
 
 
 def _walk(home: Path) -> Iterator[tuple[Path, os.stat_result]]:
