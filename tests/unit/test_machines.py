@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.machines import __main__ as machines
 from tests.machines import disk, qemu, results
 
 
@@ -82,6 +83,23 @@ def test_the_disk_is_made_anew_when_what_it_is_made_of_changes(monkeypatch: pyte
     assert disk.key() == before
     monkeypatch.setattr(disk, "PACKAGES", (*disk.PACKAGES, "vim"))
     assert disk.key() != before
+
+
+def test_a_parcel_that_can_not_be_made_is_neither_a_failed_test_nor_a_skip(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_index(*_: object) -> None:
+        raise subprocess.CalledProcessError(1, "pip", "no such host")
+
+    monkeypatch.setattr("sys.argv", ["scripts/vm", "--cache", str(tmp_path)])
+    monkeypatch.setattr(machines.disk, "ready", lambda cache, say: disk.Disk(tmp_path / "a", tmp_path / "b", tmp_path / "c"))
+    monkeypatch.setattr(machines.parcel, "write", no_index)
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        assert machines.main() == machines.NEVER_GOT_THERE
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert "no such host" in capsys.readouterr().out
 
 
 class Clock:
