@@ -2,7 +2,8 @@
 
 Instances are told by what they mark: control groups `hearth-<instance>`, firewall tables `hearth_<instance>`, links `hth…`, the files in
 their home and run directories, the HEARTH_HOME of their processes. An instance lives while its home's lock is held (`hearth up`, sandboxd)
-or a process of it has only just started; a file that is being made has a lock of its maker's, which tells alone.
+or a process of it has only just started; a file that is being made has a lock of its maker's, which tells alone. A process that systemd
+keeps is nobody's leftover, whether or not the rest of its instance runs: the API serves without sandboxd.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ GROUPS: Final = "control groups"
 INHABITANTS: Final = "processes in them"
 LINKS: Final = "links"
 TABLES: Final = "firewall tables"
-_PROGRAMS: Final = frozenset({"sandbox.launcher", "sandbox.daemon", "sandbox.confine", "server.app:create_app()"})
+_RUNTIME: Final = frozenset({"sandbox.launcher", "sandbox.daemon"})
+_PROGRAMS: Final = _RUNTIME | {
+    "sandbox.confine",
+    "server.app:create_app()",
+    "server.events",
+    "server.buckets",
+    "server.buckets.app:create_app()",
+}
 _MARK: Final = re.compile(r"hearth-([0-9a-f]{8})")
 _TABLE_MARK: Final = re.compile(rf"\S+ {ruleset.TABLE_PREFIX}([0-9a-f]{{8}})")
 
@@ -68,10 +76,21 @@ def _inhabitants(groups: list[str]) -> list[str]:
 
 
 def is_running(conf: Settings) -> bool:
-    """Whether this instance lives, or is just starting."""
+    """Whether this instance lives, or is just starting. An API that systemd keeps is no life: sandboxd has what can be left behind."""
     if any(_is_held(path) for path in (os.path.join(conf.home, UP_LOCK), recovery.lock_path(conf))):
         return True
-    return any(process.age_seconds < STARTING_SECONDS for process in own_processes(conf))
+    return any(_is_starting(process) for process in own_processes(conf))
+
+
+def _is_starting(process: Process) -> bool:
+    """On its way to a lock: for a while, or for as long as systemd gives it."""
+    return not _RUNTIME.isdisjoint(process.argv) if is_kept(process) else process.age_seconds < STARTING_SECONDS
+
+
+def is_kept(process: Process) -> bool:
+    """Whether systemd started it, or its parent, and so ends it with the unit. systemd.exec(5): SYSTEMD_EXEC_PID is inherited further
+    than that, through a terminal for example, but then it is some other process's number."""
+    return process.environment.get("SYSTEMD_EXEC_PID", "") in (str(process.pid), str(process.parent))
 
 
 def _is_held(path: str) -> bool:
@@ -90,12 +109,17 @@ def _is_held(path: str) -> bool:
 
 
 def all_processes() -> list[Process]:
-    """Launchers, sandboxds and APIs of every instance; what is in sandboxes is found by its control group."""
+    """Launchers, sandboxds, APIs and their like of every instance; what is in sandboxes is found by its control group."""
     return survey.find_processes(lambda argv: not _PROGRAMS.isdisjoint(argv))
 
 
 def own_processes(conf: Settings) -> list[Process]:
     return [process for process in all_processes() if instance_of(process) == conf.instance]
+
+
+def orphans(conf: Settings) -> list[Process]:
+    """Those of `own_processes` that nobody keeps; leftovers, where the instance does not live."""
+    return [process for process in own_processes(conf) if not is_kept(process)]
 
 
 def instance_of(process: Process) -> str:
@@ -148,6 +172,10 @@ def _group_names(root: str) -> Iterator[str]:
 def _has_foreigners(conf: Settings, instance: str) -> bool:
     """Whether a process of another pid namespace is in there (its number is 0 to us): its owner may live where we can't see."""
     return any(0 in files.processes(path) for path in cgroups(conf, instance))
+
+
+def _described(found: list[Process]) -> list[str]:
+    return [survey.describe(process.pid) for process in found]
 
 
 # Files and mounts of this instance --------------------------------------------------------------------------------------------
@@ -208,7 +236,7 @@ KINDS: Final[dict[str, tuple[Look, bool]]] = {
     INHABITANTS: (lambda conf, _: _inhabitants(cgroups(conf, conf.instance)), True),
     LINKS: (lambda conf, _: _of_network(conf.instance)[LINKS], True),
     TABLES: (lambda conf, _: _of_network(conf.instance)[TABLES], True),
-    "processes": (lambda conf, _: [survey.describe(process.pid) for process in own_processes(conf)], True),
+    "processes": (lambda conf, alive: _described(own_processes(conf) if alive else orphans(conf)), True),
     "sockets": (lambda conf, alive: [str(path) for path in run_files(conf, alive=alive)], True),
     "unfinished credentials": (lambda conf, _: [str(path) for path in credential_files(conf)], True),
     "mounts on the host": (lambda conf, _: [mount.target for mount in host_mounts(conf, survey.mounts())], False),

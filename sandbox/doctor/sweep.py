@@ -41,7 +41,7 @@ def fix(conf: Settings) -> list[str]:
 
 
 def _fix_own(conf: Settings, lines: list[str]) -> None:
-    _do(lines, "processes", lambda: sum(survey.kill(process) for process in leaks.own_processes(conf)))
+    _do(lines, "processes", lambda: sum(survey.kill(process) for process in leaks.orphans(conf)))
     _do(lines, "control groups", lambda: _sweep_cgroups(conf, conf.instance))
     _sweep_network(lines, conf.instance)
     _do(lines, "mounts", lambda: _unmount(conf))

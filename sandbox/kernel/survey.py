@@ -38,6 +38,7 @@ class Process:
     """A living process; `pid` and `started_at` (seconds since the epoch) together stay its own for life."""
 
     pid: int
+    parent: int
     started_at: float
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -64,7 +65,7 @@ def find_processes(is_wanted: Callable[[tuple[str, ...]], bool]) -> list[Process
         try:
             argv = tuple(process.cmdline())
             if argv and is_wanted(argv):
-                found.append(Process(process.pid, float(process.create_time()), argv, dict(process.environ())))
+                found.append(Process(process.pid, process.ppid(), float(process.create_time()), argv, dict(process.environ())))
         except _GONE:
             continue
     return found

@@ -3,7 +3,8 @@
     buckets_dir/data/ab/abcdef…      complete once a row names it; anything else is an orphan
 
 Who writes a file holds a shared lock on it until its row is committed; the sweep takes what it can lock alone and no row names.
-A file without a name stays readable for those who have it open.
+A file without a name stays readable for those who have it open. While a backup holds the directory nothing is removed: its database may
+be a moment older than the deletion.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import errno
 import fcntl
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from server.buckets.errors import BucketError
+from server.store.hold import may_remove
 
 COPY_BYTES: Final = 1024 * 1024
 KERNEL_COPY_BYTES: Final = 64 * 1024 * 1024
@@ -99,6 +103,7 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self._root = root / "data"
+        self._waiting: deque[str] = deque()
 
     def prepare(self) -> None:
         """Make what is missing."""
@@ -137,9 +142,11 @@ class Files:
         return os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def remove(self, names: Iterable[str]) -> None:
-        """After the commit that stopped naming them."""
-        for name in names:
-            self._path(name).unlink(missing_ok=True)
+        """After the commit that stopped naming them. Those of which a backup is being made go with the next ones, or by a sweep."""
+        self._waiting.extend(names)
+        with may_remove(self._root) as free, suppress(IndexError):  # another thread was quicker, or there are no more
+            while free:
+                self._path(self._waiting.popleft()).unlink(missing_ok=True)
 
     def sweep(self, named: Callable[[list[str]], set[str]]) -> int:
         """Remove what no row names and nobody is writing; how many that were. `named`: those of these that a row names."""
@@ -157,11 +164,12 @@ class Files:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Asked again behind the lock: who let go of it has committed, or given up.
-            if named([path.name]):
-                return False
-            path.unlink(missing_ok=True)
-            return True
+            with may_remove(self._root) as free:
+                # Asked again behind the lock: who let go of it has committed, or given up.
+                if not free or named([path.name]):
+                    return False
+                path.unlink(missing_ok=True)
+                return True
         except BlockingIOError:
             return False
         finally:

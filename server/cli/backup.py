@@ -13,7 +13,6 @@ from sandbox.errors import ConfigError
 from server.cli import prepare
 from server.cli.client import load_settings
 from server.cli.failure import CommandError
-from server.store import backup as state
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
@@ -22,6 +21,8 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @FILE
 def backup(file: Path) -> None:
     """Write database, code, images and credential to FILE (mode 0600): it holds secrets. Everything may go on meanwhile."""
+    from server.store import backup as state  # not above: it loads half of the service, for every command
+
     prepare.require_root()
     with _failures(), _progress("saving") as progress:
         state.save(load_settings(), file.absolute(), progress)
@@ -33,6 +34,8 @@ def backup(file: Path) -> None:
 @click.option("--yes", is_flag=True, help="Replace the state that is there.")
 def restore(file: Path, yes: bool) -> None:
     """Replace the state by the one in FILE. Nothing may run; a backup of an older release is brought up to date at the next start."""
+    from server.store import backup as state
+
     prepare.require_root()
     settings = load_settings()
     if not yes and (Path(settings.home) / state.DATABASE).exists():

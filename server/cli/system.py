@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import httpx
 
 from sandbox.errors import ConfigError
 from sandbox.settings import Settings, load
@@ -97,6 +96,8 @@ def listen() -> None:
 @click.option("--seconds", type=float, default=120.0, show_default=True)
 def wait(seconds: float) -> None:
     """Wait until the API answers that every part serves."""
+    import httpx  # not above: each unit's start runs `prepare`, which would load it for nothing
+
     url = prepare.base_url(settings().listen) + "/readyz"
     deadline = time.monotonic() + seconds
     with httpx.Client(trust_env=False, timeout=10) as client:

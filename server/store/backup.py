@@ -1,8 +1,9 @@
 """The whole state in one file, made while everything runs, and put back while nothing does.
 
 The file is a zstd-compressed tar: everything below HEARTH_HOME but locks and what is unfinished, then `backup.json` (format, version,
-schema, time). The database in it is a copy that SQLite made in one transaction; files are archived before it and, those that came
-meanwhile, after it: whatever the copy names is there. Files of ours are never changed in place, so each is whole.
+schema, time). The database in it is a copy that SQLite made in one transaction; files are archived before it and, those that came or
+grew meanwhile, after it, and from just before the copy to the end no object's data file is removed: whatever the copy names is there, and
+whole, since a file that a row names never changes. Where the archive has a file twice, the later one is unpacked last.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from alembic.script import ScriptDirectory
 
 from sandbox.errors import ConfigError
 from sandbox.settings import Settings
+from server.store.hold import hold
 from server.store.migrate import configuration
 
 FORMAT: Final = 1
@@ -56,7 +58,7 @@ def save(settings: Settings, target: Path, progress: Progress) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write(home, file, progress)
+            _write(settings, file, progress)
             file.flush()
             os.fsync(file.fileno())
         os.rename(name, target)
@@ -65,14 +67,16 @@ def save(settings: Settings, target: Path, progress: Progress) -> None:
         raise
 
 
-def _write(home: Path, file: IO[bytes], progress: Progress) -> None:
+def _write(settings: Settings, file: IO[bytes], progress: Progress) -> None:
+    home = Path(settings.home)
     with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed, tarfile.open(fileobj=packed, mode="w|") as archive:
         with tempfile.NamedTemporaryFile(prefix=".backup-", dir=home / "state") as copy:
             seen = _add_files(archive, home, set(), progress)
-            _copy_database(home / DATABASE, copy.name)
-            archive.add(copy.name, DATABASE, filter=_as(home / DATABASE))
-            progress(os.stat(copy.name).st_size)
-            _add_files(archive, home, seen, progress)
+            with hold(settings.buckets_dir / "data"):
+                _copy_database(home / DATABASE, copy.name)
+                archive.add(copy.name, DATABASE, filter=_as(home / DATABASE))
+                progress(os.stat(copy.name).st_size)
+                _add_files(archive, home, seen, progress)
             about = {"format": FORMAT, "version": metadata.version("hearth"), "schema": _schema(copy.name), "created_at": _now()}
         # Last: a file that was cut short has none.
         data = json.dumps(about).encode()
@@ -81,20 +85,36 @@ def _write(home: Path, file: IO[bytes], progress: Progress) -> None:
         archive.addfile(member, io.BytesIO(data))
 
 
-def _add_files(archive: tarfile.TarFile, home: Path, seen: set[tuple[str, int]], progress: Progress) -> set[tuple[str, int]]:
-    """Everything not in `seen`, which holds (path, inode); what is there now. A file that goes while we look is nobody's any more."""
+Seen = set[tuple[str, int, int, int]]
+"""(path, inode, size, mtime in ns) of what has been archived: a file that was being written has another size or time afterwards."""
+
+
+def _add_files(archive: tarfile.TarFile, home: Path, seen: Seen, progress: Progress) -> Seen:
+    """Everything not in `seen`; what is there now. A file that goes while we look is nobody's any more."""
     found = set()
     for path, status in _walk(home):
         name = str(path.relative_to(home))
-        found.add((name, status.st_ino))
-        if (name, status.st_ino) in seen:
+        state = (name, status.st_ino, status.st_size, status.st_mtime_ns)
+        found.add(state)
+        if state in seen:
             continue
+        # By its number tarfile knows a hard link, and where files come and go the number may be another file's a moment later.
+        links = _as_files(status) if seen or name.startswith("state/") else None
         try:
-            archive.add(path, name, recursive=False)
+            archive.add(path, name, recursive=False, filter=links)
         except FileNotFoundError:
             continue
         progress(status.st_size)
     return found
+
+
+def _as_files(status: os.stat_result) -> Callable[[tarfile.TarInfo], tarfile.TarInfo]:
+    def changed(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        if member.islnk():
+            member.type, member.linkname, member.size = tarfile.REGTYPE, "", status.st_size
+        return member
+
+    return changed
 
 
 def _walk(home: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -194,9 +214,10 @@ def _unpack(source: Path, folder: Path, owner: tuple[int, int], progress: Progre
 
 def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, owner: tuple[int, int]) -> None:
     """Unpack one member, if its place is below `folder` whatever links came before it."""
-    place = os.path.realpath(folder / os.path.dirname(member.name))
-    if os.path.basename(member.name) in ("", ".", "..") or not (Path(place) / "x").is_relative_to(folder.resolve()):
-        raise ValueError(f"{member.name} leaves the state directory")
+    for name in (member.name, member.linkname) if member.islnk() else (member.name,):
+        place = os.path.realpath(folder / os.path.dirname(name))
+        if os.path.basename(name) in ("", ".", "..") or not (Path(place) / "x").is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} leaves the state directory")
     member.uid, member.gid = owner if member.name.split("/")[0] == "state" else (0, 0)
     member.uname = member.gname = ""
     archive.extract(member, folder, numeric_owner=True)

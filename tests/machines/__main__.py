@@ -1,12 +1,13 @@
 """`scripts/vm`: a Debian 12 machine with systemd, Hearth installed by scripts/install as an operator would, and a list of tests.
 
-Exit status: 0 all tests passed · 1 tests failed · 3 the machine never got there (it did not boot, install, or end in time) ·
-4 no machine can be made here (QEMU or the archive is missing) · 2 wrong usage.
+Exit status: 0 all tests passed · 1 tests failed · 3 the machine never got there (there was nothing to install, it did not boot, install, or
+end in time) · 4 no machine can be made here (QEMU or the archive is missing) · 2 wrong usage.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ CACHE = Path("/var/cache/hearth-vm")
 
 def main() -> int:
     options = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the machine goes too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(NEVER_GOT_THERE))  # so that the machine goes too
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -36,7 +37,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hearth-vm-", dir=options.cache) as name:
         work = Path(name)
         boots = [options.pytest or ["tests/vm"]] + ([options.reboot.split()] if options.reboot else [])
-        parcel.write(work / "parcel.raw", work, options.cache, boots, say)
+        try:
+            parcel.write(work / "parcel.raw", work, options.cache, boots, say)
+        except (OSError, subprocess.CalledProcessError) as error:
+            say(f"the machine never got there, nothing to install: {getattr(error, 'output', None) or error}")
+            return NEVER_GOT_THERE
         with (work / "results.raw").open("wb") as file:
             file.truncate(64 << 20)
         overlay = work / "overlay.qcow2"
@@ -53,7 +58,8 @@ def main() -> int:
             for line in machine.console.read_text(errors="replace").splitlines()[-30:] + found.journal.splitlines()[-40:]:
                 say(f"  {line}")
             return NEVER_GOT_THERE
-        say(found.summary())
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        say(f"{found.summary()}; this host's processors spent {used.ru_utime + used.ru_stime:.0f} s on it")
         return PASSED if found.passed else FAILED
 
 

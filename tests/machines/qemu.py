@@ -19,6 +19,8 @@ MEMORY_MB: Final = 2048
 CPUS: Final = 2
 KVM_TRIAL_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.2
+#: Longer than that between two looks, and it was not the machine that took the time.
+LONGEST_POLL_SECONDS: Final = 2.0
 #: Drivers that udev would load for what an emulated processor says it has.
 UNUSED: Final = "kvm,kvm_amd,kvm_intel,powernow_k8,aesni_intel,cryptd,ghash_clmulni_intel,psmouse,evdev,button"
 #: no_timer_check: an emulator that gets little of a busy processor fails the kernel's trial of its timer.
@@ -81,8 +83,11 @@ class Machine:
     progress: Path
 
     def wait(self, timeout_seconds: float, say: Callable[[str], None]) -> bool:
-        """Pass on what it says, line by line; False when it did not end in time, and then it has been killed."""
-        deadline, shown = time.monotonic() + timeout_seconds, 0
+        """Pass on what it says, line by line; False when it did not end in time, and then it has been killed.
+
+        While it is stopped, or this host was, its time does not run.
+        """
+        left, last, shown = timeout_seconds, time.monotonic(), 0
         try:
             while True:
                 ended = self.process.poll() is not None
@@ -93,13 +98,22 @@ class Machine:
                 shown = max(shown, end)
                 if ended:
                     return True
-                if time.monotonic() > deadline:
+                if left < 0:
                     return False
                 time.sleep(POLL_SECONDS)
+                now = time.monotonic()
+                left, last = left - (0 if self._is_stopped() else min(now - last, LONGEST_POLL_SECONDS)), now
         finally:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
+
+    def _is_stopped(self) -> bool:
+        """proc(5): the state follows the name, which is in parentheses."""
+        try:
+            return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+        except FileNotFoundError:
+            return False
 
 
 def boot(disk: Disk, overlay: Path, parcel: Path, results: Path, work: Path, *, cgroup: str, accel: str) -> Machine:

@@ -16,6 +16,7 @@ import zstandard
 
 from sandbox.errors import ConfigError
 from sandbox.settings import Settings, load
+from server.buckets.files import Files
 from server.store import backup
 from server.store.engine import open_database
 
@@ -118,6 +119,76 @@ def test_what_comes_while_the_database_is_copied_is_in_it(settings: Settings, tm
     assert (home / "state/code/new/index.py").read_text() == "new"
 
 
+def test_an_object_that_is_deleted_after_the_database_was_copied_is_in_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, real = Files(settings.buckets_dir), backup._copy_database
+    files.prepare()
+    made: list[str] = []
+
+    def copy(source: Path, target: str) -> None:
+        made.append(an_object(files, b"new"))
+        real(source, target)
+        files.remove(made)  # its row has gone, but the copy has it
+        assert files.sweep(lambda names: set()) == 0
+
+    monkeypatch.setattr(backup, "_copy_database", copy)
+    backup.save(settings, tmp_path / "backup", quiet)
+    os.close(files.open(made[0]))
+    files.remove([])
+    with pytest.raises(FileNotFoundError):
+        files.open(made[0])
+    backup.restore(settings, tmp_path / "backup", OWNER, quiet)
+    assert contents(files, made[0]) == b"new"
+
+
+def test_an_object_that_was_being_written_when_it_was_first_seen_is_in_it_whole(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, real = Files(settings.buckets_dir), backup._copy_database
+    files.prepare()
+    new = files.create()
+    new.write(b"first, ")
+
+    def copy(source: Path, target: str) -> None:
+        new.write(b"second")
+        new.keep()
+        new.close()
+        real(source, target)
+
+    monkeypatch.setattr(backup, "_copy_database", copy)
+    backup.save(settings, tmp_path / "backup", quiet)
+    backup.restore(settings, tmp_path / "backup", OWNER, quiet)
+    assert contents(files, new.name) == b"first, second"
+
+
+def test_two_names_of_an_object_are_two_files_in_it(settings: Settings, tmp_path: Path) -> None:
+    """A link is stored by the file's number, and while the archive is made that may become another file's."""
+    files = Files(settings.buckets_dir)
+    files.prepare()
+    names = [an_object(files, b"same")]
+    twin = files.link(names[0], 4)
+    twin.keep()
+    twin.close()
+    names.append(twin.name)
+    backup.save(settings, tmp_path / "backup", quiet)
+    found = unpacked((tmp_path / "backup").read_bytes())
+    assert [found[f"state/buckets/data/{name[:2]}/{name}"] for name in names] == [b"same", b"same"]
+
+
+def an_object(files: Files, data: bytes) -> str:
+    new = files.create()
+    new.write(data)
+    new.keep()
+    new.close()
+    return new.name
+
+
+def contents(files: Files, name: str) -> bytes:
+    with os.fdopen(files.open(name), "rb") as file:
+        return file.read()
+
+
 @pytest.mark.parametrize("name", backup.LOCKS)
 def test_nothing_is_restored_under_a_living_instance(settings: Settings, tmp_path: Path, name: str) -> None:
     backup.save(settings, tmp_path / "backup", quiet)
@@ -145,6 +216,16 @@ def leaving(data: bytes) -> bytes:
     return packed({**unpacked(data), "state/../../outside": b"x"})
 
 
+def linking(data: bytes) -> bytes:
+    """A hard link to what lies outside would be given to the API's user, who could change it from then on."""
+    member = tarfile.TarInfo("state/link")
+    member.type, member.linkname = tarfile.LNKTYPE, "../../outside"
+    buffer = io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(packed(unpacked(data))))
+    with tarfile.open(fileobj=buffer, mode="a") as archive:
+        archive.addfile(member)
+    return zstandard.ZstdCompressor().compress(buffer.getvalue())
+
+
 def unpacked(data: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(data))) as archive:
         return {member.name: file.read() for member in archive if (file := archive.extractfile(member) if member.isfile() else None)}
@@ -167,8 +248,9 @@ def packed(files: dict[str, bytes]) -> bytes:
         (lambda data: b"hello", "is no whole backup"),
         (newer, r"newer hearth \(9.9, schema 9999\)"),
         (leaving, "leaves the state directory"),
+        (linking, "leaves the state directory"),
     ],
-    ids=["cut short", "another file", "a newer release's", "a path that leaves"],
+    ids=["cut short", "another file", "a newer release's", "a path that leaves", "a link that leaves"],
 )
 def test_a_bad_file_changes_nothing(settings: Settings, tmp_path: Path, change: Callable[[bytes], bytes], words: str) -> None:
     file, home = tmp_path / "backup", Path(settings.home)

@@ -159,7 +159,7 @@ def test_lock_held_by_somebody_means_alive(conf: Settings) -> None:
 
 def test_process_is_known_by_the_home_in_its_environment(conf: Settings) -> None:
     def process(**environment: str) -> survey.Process:
-        return survey.Process(1, 0.0, ("python", "-m", "sandbox.daemon"), environment)
+        return survey.Process(2, 1, 0.0, ("python", "-m", "sandbox.daemon"), environment)
 
     assert leaks.instance_of(process(HEARTH_HOME=conf.home, HEARTH_CONFIG="/dev/null")) == conf.instance
     assert leaks.instance_of(process(HEARTH_CONFIG="/dev/null")) == Settings().instance
@@ -175,6 +175,23 @@ def test_shell_with_our_home_in_its_environment_is_not_ours(conf: Settings) -> N
             child.stdout.readline()
             assert len(leaks.own_processes(conf)) == expected
             assert leaks.is_running(conf) is bool(expected)  # just started: on its way to the lock
+
+
+@pytest.mark.parametrize(
+    ("program", "parent_is_kept", "running"),
+    [("server.app:create_app()", False, False), ("server.app:create_app()", True, False), ("sandbox.launcher", False, True)],
+)
+def test_process_that_systemd_keeps_is_no_leftover(conf: Settings, program: str, parent_is_kept: bool, running: bool) -> None:
+    # systemd.exec(5) sets it to the number of what it starts; gunicorn's workers are that one's children
+    python = f"{sys.executable} -c 'import sys; print(1, flush=True); sys.stdin.read()' \"$PROGRAM\""
+    script = f"export SYSTEMD_EXEC_PID=$$; {python}; true" if parent_is_kept else f"SYSTEMD_EXEC_PID=$$ exec {python}"
+    environment = {**os.environ, "HEARTH_HOME": conf.home, "PROGRAM": program}
+    with subprocess.Popen(["sh", "-c", script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert len(leaks.own_processes(conf)) == 1
+        assert leaks.orphans(conf) == []
+        assert leaks.is_running(conf) is running
 
 
 def test_socket_of_another_that_shares_the_directory_is_not_ours(conf: Settings) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.machines import __main__ as machines
 from tests.machines import disk, qemu, results
 
 
@@ -78,6 +83,61 @@ def test_the_disk_is_made_anew_when_what_it_is_made_of_changes(monkeypatch: pyte
     assert disk.key() == before
     monkeypatch.setattr(disk, "PACKAGES", (*disk.PACKAGES, "vim"))
     assert disk.key() != before
+
+
+def test_a_parcel_that_can_not_be_made_is_neither_a_failed_test_nor_a_skip(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_index(*_: object) -> None:
+        raise subprocess.CalledProcessError(1, "pip", "no such host")
+
+    monkeypatch.setattr("sys.argv", ["scripts/vm", "--cache", str(tmp_path)])
+    monkeypatch.setattr(machines.disk, "ready", lambda cache, say: disk.Disk(tmp_path / "a", tmp_path / "b", tmp_path / "c"))
+    monkeypatch.setattr(machines.parcel, "write", no_index)
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        assert machines.main() == machines.NEVER_GOT_THERE
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert "no such host" in capsys.readouterr().out
+
+
+class Clock:
+    """Stands for the module `time`: a sleep takes as long as the next of `steps` says, then `end` is called."""
+
+    def __init__(self, steps: list[float], end: Callable[[], None]) -> None:
+        self._steps, self._end, self._now = steps, end, 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        if not self._steps:
+            self._end()
+            return
+        self._now += self._steps.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "steps", "ended"),
+    [(False, [0.2, 3600.0, 0.2], True), (True, [1.0] * 100, True), (False, [1.0] * 100, False)],
+    ids=["the host was asleep", "the machine was stopped", "the machine takes too long"],
+)
+def test_a_machines_time_runs_while_it_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stopped: bool, steps: list[float], ended: bool
+) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        if stopped:
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+        def end() -> None:
+            process.kill()
+            process.wait()
+
+        monkeypatch.setattr(qemu, "time", Clock(steps, end))
+        machine = qemu.Machine(process, tmp_path / "console", tmp_path / "progress")
+        assert machine.wait(60, lambda line: None) is ended
 
 
 def test_a_host_without_kvm_emulates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
