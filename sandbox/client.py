@@ -75,11 +75,14 @@ class Client:
 
     # -- calls ----------------------------------------------------------------------------------------------------------
 
-    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> Call:
-        """Run one call, which can be cancelled; `ended` is called once: with the Reply (the function's failure is in it), or with a
-        Refused leaf, LaunchError or ImageError when nothing ran. Nobody has to wait for it. Raises Unavailable, then nothing was begun."""
+    def begin(
+        self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None], hops: int = 0
+    ) -> Call:
+        """Run one call, which can be cancelled, and behind which `hops` others lie; `ended` is called once: with the Reply (the function's
+        failure in it), or with a Refused leaf, LaunchError or ImageError when nothing ran. Nobody has to wait for it. Raises Unavailable,
+        then nothing was begun."""
         call = Call(self, self._settings, self._loop, self._readers, spec=spec, event=event, request_id=request_id, ended=ended)
-        call.begin({"op": "acquire", "spec": self._encoded(spec), "request_id": request_id})
+        call.begin({"op": "acquire", "spec": self._encoded(spec), "request_id": request_id, "hops": hops})
         return call
 
     async def invoke(self, spec: FunctionSpec, event: bytes, *, request_id: str) -> Reply:
@@ -129,14 +132,15 @@ class Client:
         return {"image": answer["image"], "runtime": answer["runtime"]}
 
     async def credential(self, secret_id: str) -> dict[str, Any] | None:
-        """{"secret_key", "token", "namespace", "function", "family", "sandbox", "request_id"} of temporary credentials; "request_id" is the
-        call that runs in their sandbox now, or "". None where there are none of that id, or no more. Raises Unavailable."""
+        """{"secret_key", "token", "namespace", "function", "family", "sandbox", "request_id", "hops"} of temporary credentials;
+        "request_id" is the call that runs in their sandbox now, or "", "hops" the number of calls behind it or behind the last one. None
+        where there are none of that id, or no more. Raises Unavailable."""
         found: dict[str, Any] | None = (await self._ask({"op": "credential", "secret_id": secret_id}))["credential"]
         return found
 
-    async def endpoint(self) -> socket.socket | None:
-        """A listening socket, the caller's to close, on which functions ask for SCF's interfaces; None where they can't. Raises
-        Unavailable."""
+    async def endpoint(self, of: str) -> socket.socket | None:
+        """A listening socket, the caller's to close, on which functions ask for SCF's interfaces ("scf") or the bucket service
+        ("buckets"); None where they can't. Raises Unavailable."""
         future: asyncio.Future[socket.socket | None] = asyncio.get_running_loop().create_future()
 
         def take(came: Message | SandboxError, fds: list[int]) -> None:
@@ -148,7 +152,7 @@ class Client:
             else:
                 future.set_result(socks[0] if socks else None)
 
-        self.request({"op": "endpoint"}, take)
+        self.request({"op": "endpoint", "of": of}, take)
         return await future
 
     async def describe(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ them; the answer to a cold acquire, a load frame and the answer to `credential` 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,14 +38,16 @@ class Credential:
             "family": sandbox.family,
             "sandbox": sandbox.id,
             "request_id": sandbox.request_id,
+            "hops": sandbox.hops,
         }
 
 
 class Credentials:
-    """All that are good now. `endpoint` is where functions of the network `nat` reach SCF's interfaces, "" where they can't."""
+    """All that are good now. `endpoints`: where functions of the network `nat` reach SCF's interfaces (`scf`) and the bucket service
+    (`buckets`); what they can't reach is not in it."""
 
-    def __init__(self, endpoint: str = "") -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoints: Mapping[str, str]) -> None:
+        self._endpoints = endpoints
         self._known: dict[str, Credential] = {}
 
     def __len__(self) -> int:
@@ -60,7 +63,8 @@ class Credentials:
             "secret_id": made.secret_id,
             "secret_key": made.secret_key,
             "token": made.token,
-            "endpoint": self._endpoint if sandbox.network == "nat" else "",
+            "endpoint": self._endpoints.get("scf", "") if sandbox.network == "nat" else "",
+            "bucket_endpoint": self._endpoints.get("buckets", "") if sandbox.network == "nat" else "",
         }
         sandbox.on_close = self._forget
         self._known[secret_id] = made

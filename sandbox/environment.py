@@ -88,7 +88,7 @@ def for_function(spec: FunctionSpec, region: str, locale: str, grant: Mapping[st
 
 
 def _granted(grant: Mapping[str, str]) -> dict[str, str]:
-    """The last two are ours: where the SDKs find this server's interfaces (see guest/worker.py), from a network that leads there."""
+    """The endpoints are ours: where the SDKs find this server's interfaces (see guest/worker.py), from a network that leads there."""
     given = {
         "TENCENTCLOUD_SECRETID": grant["secret_id"],
         "TENCENTCLOUD_SECRETKEY": grant["secret_key"],
@@ -96,6 +96,8 @@ def _granted(grant: Mapping[str, str]) -> dict[str, str]:
     }
     if grant["endpoint"]:
         given |= {"TENCENTCLOUD_SCF_ENDPOINT": grant["endpoint"], "TENCENTCLOUD_SCF_PROTOCOL": "http"}
+    if grant["bucket_endpoint"]:
+        given["TENCENTCLOUD_COS_ENDPOINT"] = grant["bucket_endpoint"]
     return given
 
 

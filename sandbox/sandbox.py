@@ -55,6 +55,7 @@ class Sandbox:
         self.name = ""
         self.version = ""
         self.request_id = ""  # of the call that it runs now
+        self.hops = 0  # calls behind that one; between two calls the last one's, or what goes on behind a reply would begin anew
         self.grant: dict[str, str] = {}  # its credential, of `credentials`, which alone writes it
         self.pid = 0
         self.exit_status: int | None = None

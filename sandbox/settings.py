@@ -37,6 +37,12 @@ def _zone(text: str) -> ZoneInfo:
         raise ValueError(f"{text!r} is no time zone; as in Asia/Shanghai, Europe/Berlin, UTC") from None
 
 
+def _bucket_rights(text: str) -> str:
+    if text not in ("all", "read", "off"):
+        raise ValueError(f"{text!r} is none of all, read, off")
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     home: str = _setting("/var/lib/hearth", "state directory: database, code store, images, credential")
@@ -148,6 +154,13 @@ class Settings:
     nat_api: bool = _setting(True, "functions with the network `nat` reach SCF's interfaces here, to call other functions; off: they don't")
     nat_api_port: int = _setting(9080, "port of that, at the address of the sandboxes' bridge; 0: any free one", low=0, high=65535)
 
+    nat_bucket_port: int = _setting(
+        9082, "port of the bucket service for functions, at the same address; 0: any free one", low=0, high=65535
+    )
+    function_buckets: str = _setting(
+        "all", "what functions may do in their namespace's buckets with their temporary credentials: all, read or off", parse=_bucket_rights
+    )
+
     public_url: str = _setting(
         "", "where HTTP triggers are reached, as https://functions.example.org; empty: the API's own address", parse=addresses.parse_url
     )
@@ -219,6 +232,11 @@ class Settings:
     def buckets_dir(self) -> Path:
         """The bucket service's data files, by names that say nothing."""
         return self.state_dir / "buckets"
+
+    @property
+    def has_bucket_endpoint(self) -> bool:
+        """Whether functions may reach the bucket service."""
+        return self.nat_api and bool(self.bucket_address) and self.function_buckets != "off"
 
     @property
     def mapped_hosts(self) -> dict[str, str]:

@@ -159,6 +159,17 @@ class QueueFull(_Fixed):
         super().__init__(detail, hint=hint, retry_after=1)
 
 
+class TooManyHops(_Fixed):
+    """Calls have led to each other for long enough: `hops` of them."""
+
+    default_code = "too_many_hops"
+    default_title = "Too many calls that led to each other"
+    default_scf = 400
+
+    def __init__(self, hops: int) -> None:
+        super().__init__(f"stopped after {hops} calls that led to each other", hint="does the function call itself without end?")
+
+
 #: SCF's RequestTooLarge, for PayloadTooLarge about an event.
 SCF_EVENT_TOO_LARGE = 406
 

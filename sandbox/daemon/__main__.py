@@ -131,7 +131,7 @@ class Daemon:
             pool = SandboxPool(workshop)
             stack.push_async_callback(pool.close)
             gate = Gate(capacity_bytes(conf))
-            leases = Leases(conf, pool, gate, governor, Layers(store), Credentials(nat.api if nat else ""))
+            leases = Leases(conf, pool, gate, governor, Layers(store), Credentials(nat.addresses if nat else {}))
             loader = Loader(conf, pool, leases)
             stack.callback(loader.close)
             provisioner = Provisioner(conf, pool, loader.load)
@@ -140,7 +140,7 @@ class Daemon:
             def describe() -> dict[str, Any]:
                 return self._describe(pool, gate, leases, nat.describe() if nat else {"reason": why_not})
 
-            listener = Listener(conf, pool, leases, provisioner, describe, nat.endpoint if nat else None)
+            listener = Listener(conf, pool, leases, provisioner, describe, nat.endpoints if nat else {})
             stack.push_async_callback(listener.close)
             pool.start()
             if (pressure := memory_pressure(loop, pool)) is not None:

@@ -11,6 +11,7 @@ from sandbox.spec import FunctionSpec
 
 MAX_NAME = 512
 MAX_REQUEST_ID = 64
+MAX_HOPS = 1000
 MAX_GENERATION = 1 << 53
 MAX_QUOTA_MB = 1 << 40
 MAX_PROVISIONED = 100_000
@@ -133,6 +134,11 @@ def checked_request_id(message: dict[str, Any]) -> str:
     if not isinstance(value, str) or len(value) > MAX_REQUEST_ID:
         raise LaunchError("request", f"acquire: request_id is not a text of at most {MAX_REQUEST_ID} characters")
     return value
+
+
+def checked_hops(message: dict[str, Any]) -> int:
+    """How many calls lie behind an `acquire`'s, 0 where it is not said. Raises LaunchError."""
+    return _whole(message, "hops", MAX_HOPS) if "hops" in message else 0
 
 
 def checked_secret_id(message: dict[str, Any]) -> str:

@@ -86,7 +86,7 @@ class Leases:
         self._numbers = 0
         self.active: dict[int, Lease] = {}
 
-    def acquire_warm(self, spec: FunctionSpec, owner: object, request_id: str = "") -> Lease | None:
+    def acquire_warm(self, spec: FunctionSpec, owner: object, request_id: str = "", hops: int = 0) -> Lease | None:
         """Admit the call and lease it an idle worker; None if there is none, then it is admitted and `acquire_cold` must follow.
 
         Raises StaleFunction, Throttled, NoCapacity; then nothing is held. No await: a warm call costs sandboxd no task.
@@ -97,17 +97,17 @@ class Leases:
         self.gate.enter(spec)
         try:
             sandbox = self._pool.take_warm(spec)
-            return None if sandbox is None else self._lease(spec, owner, sandbox, "warm", "", request_id)
+            return None if sandbox is None else self._lease(spec, owner, sandbox, "warm", "", request_id, hops)
         except BaseException:
             self.gate.leave(spec)
             raise
 
-    async def acquire_cold(self, spec: FunctionSpec, owner: object, request_id: str = "") -> Lease:
+    async def acquire_cold(self, spec: FunctionSpec, owner: object, request_id: str = "", hops: int = 0) -> Lease:
         """A new worker for a call that `acquire_warm` has admitted. Raises LaunchError, ImageError; then nothing is held."""
         why = self._why_cold(spec)
         try:
             sandbox = await self._cold(spec)
-            return self._lease(spec, owner, sandbox, "cold", why, request_id)
+            return self._lease(spec, owner, sandbox, "cold", why, request_id, hops)
         except BaseException:
             self.gate.leave(spec)
             raise
@@ -144,9 +144,11 @@ class Leases:
             return "the function was changed"
         return "no worker was warm"
 
-    def _lease(self, spec: FunctionSpec, owner: object, sandbox: Sandbox, start: str, why: str, request_id: str = "") -> Lease:
+    def _lease(
+        self, spec: FunctionSpec, owner: object, sandbox: Sandbox, start: str, why: str, request_id: str = "", hops: int = 0
+    ) -> Lease:
         self._numbers += 1
-        sandbox.request_id = request_id
+        sandbox.request_id, sandbox.hops = request_id, hops
         sandbox.calls += 1
         own_limit = spec.memory_mb * MEGABYTE
         watch = Watch(

@@ -1,6 +1,6 @@
 """sandboxd's socket and the requests of its clients (the API's processes).
 
-    {"op": "acquire", "id", "spec", "request_id"}          → {"id", "lease", "start", "why_cold", "runtime", "sandbox", "locale",
+    {"op": "acquire", "id", "spec", "request_id", "hops"}  → {"id", "lease", "start", "why_cold", "runtime", "sandbox", "locale",
                                                               "deadline"[, "grant"]} + worker socket, log pipe
     {"op": "running", "lease", "at"}                         no answer
     {"op": "release", "id", "lease", "outcome", "at"}      → {"id", "verdict", "dead", "memory_bytes", "exit_status"}
@@ -13,7 +13,7 @@
     {"op": "resolve", "id", "runtime"}                     → {"id", "image", "runtime"}
     {"op": "describe", "id"}                               → {"id", "part", "more"} … in packets of some sandboxes
     {"op": "credential", "id", "secret_id"}                → {"id", "credential": {…} or null}           (Credential.to_json)
-    {"op": "endpoint", "id"}                               → {"id"} + the socket on which functions are served, where they are
+    {"op": "endpoint", "id", "of": "scf" | "buckets"}      → {"id"} + the socket on which functions are served that, where they are
 An error is {"id", "error": code, "message", "hint"}. What comes is checked here again: the API is unprivileged and may be
 anybody's by now. A client that goes away loses its leases, and every other is told to forget what it cached: it may have gone
 between a commit and its `retire`.
@@ -27,7 +27,7 @@ import os
 import pwd
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from sandbox import states
@@ -35,6 +35,7 @@ from sandbox.channel import Channel
 from sandbox.daemon.checks import (
     CheckedSpecs,
     checked_demand,
+    checked_hops,
     checked_id,
     checked_quota,
     checked_request_id,
@@ -161,20 +162,20 @@ class Connection:
 
     def _acquire(self, number: Any, message: dict[str, Any]) -> Coroutine[Any, Any, None] | None:
         """Answered when a worker is warm; otherwise what is left to do."""
-        spec, request_id = self._server.specs.checked(message.get("spec")), checked_request_id(message)
+        spec, request_id, hops = self._server.specs.checked(message.get("spec")), checked_request_id(message), checked_hops(message)
         try:
-            lease = self._server.leases.acquire_warm(spec, self, request_id)
+            lease = self._server.leases.acquire_warm(spec, self, request_id, hops)
         except OSError as error:
             raise _not_made(error) from error
         if lease is None:
-            return self._acquire_cold(number, spec, request_id)
+            return self._acquire_cold(number, spec, request_id, hops)
         self._hand_over(number, lease)
         return None
 
-    async def _acquire_cold(self, number: Any, spec: FunctionSpec, request_id: str) -> None:
+    async def _acquire_cold(self, number: Any, spec: FunctionSpec, request_id: str, hops: int) -> None:
         leases = self._server.leases
         try:
-            lease = await leases.acquire_cold(spec, self, request_id)
+            lease = await leases.acquire_cold(spec, self, request_id, hops)
         except OSError as error:
             raise _not_made(error) from error
         if self.channel.closed:
@@ -256,7 +257,7 @@ class Connection:
         self.channel.send({"id": number, "credential": None if found is None else found.to_json()})
 
     async def _endpoint(self, number: Any, message: dict[str, Any]) -> None:
-        endpoint = self._server.endpoint
+        endpoint = self._server.endpoints.get(str(message.get("of", "scf")))
         self.channel.send({"id": number}, () if endpoint is None else (endpoint.fileno(),))
 
     async def _describe(self, number: Any, message: dict[str, Any]) -> None:
@@ -282,7 +283,7 @@ class Listener:
         leases: Leases,
         provisioner: Provisioner,
         describe: Callable[[], dict[str, Any]],
-        endpoint: socket.socket | None = None,
+        endpoints: Mapping[str, socket.socket] | None = None,
     ) -> None:
         self.settings = settings
         self.specs = CheckedSpecs(settings)
@@ -290,7 +291,7 @@ class Listener:
         self.leases = leases
         self.provisioner = provisioner
         self.describe = describe
-        self.endpoint = endpoint
+        self.endpoints = endpoints or {}
         self.loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -485,6 +485,7 @@ def _cut_name(name):
 # ---- the original service's SDK ------------------------------------------------------------------------------------
 
 _SDK_CLIENT = 'tencentcloud.common.abstract_client'
+_COS_CLIENT = 'qcloud_cos.cos_client'
 # Where SCF is at Tencent: for everybody, for its own networks (tencentserverless names that one), for a region.
 _SCF_AT_TENCENT = re.compile(r'(?:https?://)?scf\.(?:[a-z0-9-]+\.)*tencentcloudapi\.(?:com|cn|com\.cn)/?$')
 
@@ -528,11 +529,43 @@ def _aim(module):
     client.__init__ = __init__
 
 
-class _SdkLoader(object):
-    """Python 3: the module's own loader, and behind it `_aim`."""
+def _lead_to_buckets(config):
+    """A configuration with this sandbox's own credentials, which are good here alone, goes to the host's bucket service, unless the code
+    names a domain, an address or a proxy. It goes as to a proxy: host names and with them signatures stay those of COS."""
+    endpoint, own = os.environ.get('TENCENTCLOUD_COS_ENDPOINT'), os.environ.get('TENCENTCLOUD_SECRETID')
+    known = vars(config)
+    given = known.get('_secret_id') or getattr(known.get('_credential_inst'), 'secret_id', None)
+    if not endpoint or not own or given != own or any(known.get(name) for name in ('_domain', '_ip', '_proxies')):
+        return
+    config._scheme = u'http'
+    config._proxies = {'http': 'http://' + endpoint}
 
-    def __init__(self, loader):
+
+def _aim_cos(module):
+    """Make configurations of the COS SDK ask `_lead_to_buckets` once, when they are made."""
+    config = getattr(module, 'CosConfig', None)
+    init = getattr(config, '__dict__', {}).get('__init__')
+    if init is None:
+        return
+
+    def __init__(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        _lead_to_buckets(self)
+
+    __init__.__doc__ = init.__doc__
+    config.__init__ = __init__
+
+
+# Module -> (the variable that says where it shall lead, how it is led there).
+_SDKS = {_SDK_CLIENT: ('TENCENTCLOUD_SCF_ENDPOINT', _aim), _COS_CLIENT: ('TENCENTCLOUD_COS_ENDPOINT', _aim_cos)}
+
+
+class _SdkLoader(object):
+    """Python 3: the module's own loader, and behind it `_aim` or `_aim_cos`."""
+
+    def __init__(self, loader, aim):
         self._loader = loader
+        self._aim = aim
 
     def create_module(self, spec):
         create = getattr(self._loader, 'create_module', None)
@@ -541,48 +574,51 @@ class _SdkLoader(object):
     def exec_module(self, module):
         module.__loader__ = module.__spec__.loader = self._loader  # whoever asks later finds what would have been there
         self._loader.exec_module(module)
-        _aim(module)
+        self._aim(module)
 
 
 class _SdkFinder(object):
-    """In front of sys.meta_path, finds one module in the way in which the others do."""
+    """In front of sys.meta_path, finds the SDKs' modules in the way in which the others do. `aims`: name -> function."""
 
-    def __init__(self):
-        self._is_importing = False
+    def __init__(self, aims):
+        self._aims = aims
+        self._importing = set()
 
     def find_spec(self, name, path=None, target=None):
-        if name != _SDK_CLIENT:
+        if name not in self._aims:
             return None
         for finder in sys.meta_path:
             find = None if finder is self else getattr(finder, 'find_spec', None)
             spec = None if find is None else find(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, 'exec_module'):
-                    spec.loader = _SdkLoader(spec.loader)
+                    spec.loader = _SdkLoader(spec.loader, self._aims[name])
                 return spec
         return None
 
     def find_module(self, name, path=None):  # 2.7
-        return self if name == _SDK_CLIENT and _PY2 and not self._is_importing else None
+        return self if name in self._aims and _PY2 and name not in self._importing else None
 
     def load_module(self, name):
-        self._is_importing = True
+        self._importing.add(name)
         try:
             __import__(name)
         finally:
-            self._is_importing = False
-        _aim(sys.modules[name])
+            self._importing.discard(name)
+        self._aims[name](sys.modules[name])
         return sys.modules[name]
 
 
 def _direct_sdk():
-    """Lead clients of the service `scf` of tencentcloud's SDK, whichever version the function imports, to the endpoint that the host
-    named in the environment. HEARTH_SDK_ENDPOINT=off leaves them as they are."""
-    if not os.environ.get('TENCENTCLOUD_SCF_ENDPOINT') or os.environ.get('HEARTH_SDK_ENDPOINT') == 'off':
+    """Lead clients of the service `scf` of tencentcloud's SDK and the COS SDK's, whichever version the function imports, to the endpoints
+    that the host named in the environment. HEARTH_SDK_ENDPOINT=off leaves them as they are."""
+    aims = dict((name, aim) for name, (variable, aim) in _SDKS.items() if os.environ.get(variable))
+    if not aims or os.environ.get('HEARTH_SDK_ENDPOINT') == 'off':
         return
-    if _SDK_CLIENT in sys.modules:  # preloaded
-        _aim(sys.modules[_SDK_CLIENT])
-    sys.meta_path.insert(0, _SdkFinder())
+    for name in aims:
+        if name in sys.modules:  # preloaded
+            aims[name](sys.modules[name])
+    sys.meta_path.insert(0, _SdkFinder(aims))
 
 
 # ---- one function --------------------------------------------------------------------------------------------------

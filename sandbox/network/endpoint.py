@@ -1,7 +1,8 @@
-"""The one place of the host that sandboxes of the network `nat` may reach: SCF's interfaces, at the first bridge's address.
+"""The one place of the host that sandboxes of the network `nat` may reach: SCF's interfaces and the bucket service, at the first
+bridge's address, a port each.
 
-sandboxd binds it and keeps it for as long as the firewall lets sandboxes through to it, so nobody else can be behind that address and
-port; the API's processes get the listening socket (`endpoint` in daemon/listener.py) and accept from it.
+sandboxd binds them and keeps them for as long as the firewall lets sandboxes through to them, so nobody else can be behind that address and
+those ports; the processes that serve get the listening socket (`endpoint` in daemon/listener.py) and accept from it.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class Nat:
         self._nft: Nftables
         self._layout: Layout
         self._applied = _Applied((), ())
-        #: Listens where sandboxes reach SCF's interfaces; None: nowhere.
-        self.endpoint: socket.socket | None = None
+        #: Listen where sandboxes reach SCF's interfaces (`scf`) and the bucket service (`buckets`).
+        self.endpoints: dict[str, socket.socket] = {}
 
     # -- life -------------------------------------------------------------------------------------------------------------
 
@@ -72,8 +72,8 @@ class Nat:
             self._forwarding.hold()
             stack.callback(self._forwarding.release)
             self._layout = self._choose()
-            stack.callback(self._close_endpoint)
-            self._open_endpoint()
+            stack.callback(self._close_endpoints)
+            self._open_endpoints()
             self._apply_everything()
             stack.pop_all()
         _log.info("network nat: %s, resolvers %s", self._layout.range, _listed(self._applied.resolvers) or "none")
@@ -82,7 +82,7 @@ class Nat:
 
     def stop(self) -> None:
         """After the last sandbox: links, firewall and forwarding as they were."""
-        self._close_endpoint()
+        self._close_endpoints()
         self._netlink.close()
         self._nft.close()
         self._forwarding.release()
@@ -90,36 +90,47 @@ class Nat:
 
     def describe(self) -> dict[str, Any]:
         resolvers = [str(address) for address in self._applied.resolvers]
-        return {"range": str(self._layout.range), "bridges": len(self._bridges), "resolvers": resolvers, "api": self.api}
+        return {
+            "range": str(self._layout.range),
+            "bridges": len(self._bridges),
+            "resolvers": resolvers,
+            "api": self.api,
+            "buckets": self.addresses.get("buckets", ""),
+        }
 
     @property
     def api(self) -> str:
         """ADDRESS:PORT of SCF's interfaces as sandboxes reach them; "" where they can't."""
-        place = self._place()
-        return f"{place[0]}:{place[1]}" if place else ""
+        return self.addresses.get("scf", "")
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """ADDRESS:PORT of each endpoint there is."""
+        return {of: "{}:{}".format(*sock.getsockname()) for of, sock in self.endpoints.items()}
 
     @property
     def resolv_conf(self) -> str:
         return resolvers.resolv_conf(self._layout, len(self._applied.resolvers))
 
-    def _open_endpoint(self) -> None:
-        """Functions work without it, so a port that somebody else has is told and no more."""
-        if not self._settings.nat_api:
-            return
-        address, port = self._layout.gateway(0), self._settings.nat_api_port
-        try:
-            self.endpoint = endpoint.listen(address, port)
-        except OSError as error:
-            _log.error("functions can't call others here: %s:%d: %s; see HEARTH_NAT_API_PORT", address, port, error.strerror)
+    def _open_endpoints(self) -> None:
+        """Functions work without them, so a port that somebody else has is told and no more."""
+        conf, address = self._settings, self._layout.gateway(0)
+        wanted = {"scf": conf.nat_api_port} if conf.nat_api else {}
+        if conf.has_bucket_endpoint:
+            wanted["buckets"] = conf.nat_bucket_port
+        for of, port in wanted.items():
+            try:
+                self.endpoints[of] = endpoint.listen(address, port)
+            except OSError as error:
+                setting = "HEARTH_NAT_API_PORT" if of == "scf" else "HEARTH_NAT_BUCKET_PORT"
+                _log.error("functions can't reach %s here: %s:%d: %s; see %s", of, address, port, error.strerror, setting)
 
-    def _close_endpoint(self) -> None:
-        if self.endpoint is not None:
-            self.endpoint.close()
-            self.endpoint = None
+    def _close_endpoints(self) -> None:
+        while self.endpoints:
+            self.endpoints.popitem()[1].close()
 
-    def _place(self) -> tuple[str, int] | None:
-        place: tuple[str, int] | None = None if self.endpoint is None else self.endpoint.getsockname()
-        return place
+    def _places(self) -> list[tuple[str, int]]:
+        return [sock.getsockname() for sock in self.endpoints.values()]
 
     # -- the host's side --------------------------------------------------------------------------------------------------
 
@@ -182,7 +193,7 @@ class Nat:
 
     def _apply(self, wanted: _Applied) -> None:
         rules = ruleset.ip_table(
-            self._layout, allowed=self._allowed, resolvers=wanted.resolvers, guarded=wanted.guarded, endpoint=self._place()
+            self._layout, allowed=self._allowed, resolvers=wanted.resolvers, guarded=wanted.guarded, endpoints=self._places()
         )
         self._nft.run(rules)
         self._applied = wanted

@@ -72,10 +72,10 @@ def ip_table(
     allowed: Sequence[Destination] = (),
     resolvers: Sequence[IPv4Address] = (),
     guarded: Sequence[str] = (),
-    endpoint: tuple[str, int] | None = None,
+    endpoints: Sequence[tuple[str, int]] = (),
 ) -> str:
     """The table new, in one transaction. `guarded` are links that forward only because of us: nothing but ours goes through them.
-    `endpoint` is an address and a TCP port of the host's that is open, see endpoint.py."""
+    `endpoints` are addresses and TCP ports of the host's that are open, see endpoint.py."""
     name, bridges = table(layout.instance), f'"{layout.prefix}b*"'
     pairs = [(layout.resolver(index), resolver) for index, resolver in enumerate(resolvers)]
     return f"""
@@ -90,7 +90,7 @@ table ip {name} {{
         ip saddr != {layout.range} drop
         {_lines(f"ip daddr {seen} {_DNS} accept" for seen, _ in pairs)}
         {_lines(map(_accepted, allowed))}
-        {"" if endpoint is None else f"ip daddr {endpoint[0]} tcp dport {endpoint[1]} accept"}
+        {_lines(f"ip daddr {address} tcp dport {port} accept" for address, port in endpoints)}
         fib daddr type != unicast goto refused
         ip daddr {{ {", ".join((str(layout.range), *_outside(layout)))} }} goto refused
     }}

@@ -42,7 +42,9 @@ class Running(Protocol):
 class Invoker(Protocol):
     """What of `sandbox.client.Client` a call needs."""
 
-    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> Running: ...
+    def begin(
+        self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None], hops: int = 0
+    ) -> Running: ...
 
 
 class RecordSink(Protocol):
@@ -60,6 +62,7 @@ class Call:
     #: The trigger's name; empty for a client's own.
     trigger: str = ""
     caused_by: str = ""  # the call that made it, by its request id
+    hops: int = 0  # calls that led to each other before it
     created_at: float = field(default_factory=time.time)
     reply: Reply | None = None
     refusal: SandboxError | ApiError | None = None
@@ -107,7 +110,8 @@ class Calls:
     def _begin(self, call: Call, event: bytes) -> None:
         self.running.add(call)
         try:
-            call.running = self._client.begin(call.known.spec, event, request_id=call.request_id, ended=partial(self._ended, call, event))
+            ended = partial(self._ended, call, event)
+            call.running = self._client.begin(call.known.spec, event, request_id=call.request_id, ended=ended, hops=call.hops)
             if call.cancelled:  # before it was begun, or begun anew
                 call.running.cancel()
         except SandboxError as error:

@@ -1,6 +1,7 @@
-"""The second listener: functions on this machine that call others, on the socket that sandboxd keeps for them.
+"""The second listener: functions on this machine that call others or use buckets, on the sockets that sandboxd keeps for them.
 
-    function ─▶ address of its bridge ─▶ InsideConnection ─▶ the same app, which serves nothing here but what is signed (`server.api.auth`)
+    function ─▶ address of its bridge ─▶ InsideConnection ─▶ the same app, which serves nothing here but what is signed
+                  (`server.api.auth`, `server.buckets.front`)
 
 Who connects is hostile code with a credential of its own. One sandbox has few connections, all together half of the worker's, so that
 whatever they do the other half is there for everybody else.
@@ -77,9 +78,10 @@ class InsideConnection(Connection):
 
 
 class InsideListener:
-    """Accepts for as long as sandboxd, whose socket it is, lives; the next one's is another."""
+    """Accepts for as long as sandboxd, whose socket it is, lives; the next one's is another. `of`: which of its sockets."""
 
-    def __init__(self, worker: Worker, connections: Connections) -> None:
+    def __init__(self, worker: Worker, connections: Connections, of: str) -> None:
+        self._of = of
         self._worker, self._client = worker, worker.asgi.services.client
         self._peers = Peers(connections.limit // 2)
         self._server: asyncio.Server | None = None
@@ -108,7 +110,7 @@ class InsideListener:
 
     async def _open(self) -> None:
         try:
-            sock = await self._client.endpoint()
+            sock = await self._client.endpoint(self._of)
             if sock is None:
                 return
             try:
@@ -121,4 +123,4 @@ class InsideListener:
         except Unavailable:
             return  # told again when it is back
         except OSError as error:
-            _log.error("functions can't call others: %s", error)
+            _log.error("functions are not served: %s", error)

@@ -97,14 +97,23 @@ class Worker(ASGIWorker):  # type: ignore[misc]
 class ApiWorker(Worker):
     """The API's, which functions reach too, by a listener of sandboxd's."""
 
+    #: Which of sandboxd's.
+    endpoint = "scf"
+
     def opened(self) -> None:
         from server.api.inside import InsideListener  # not above, as in `_serve`
 
-        self.inside = InsideListener(self, self.connections)
+        self.inside = InsideListener(self, self.connections, self.endpoint)
         self.inside.start()
 
     def closing(self) -> None:
         self.inside.close()
+
+
+class BucketWorker(ApiWorker):
+    """The bucket service's."""
+
+    endpoint = "buckets"
 
 
 def _leave(*_: object) -> NoReturn:

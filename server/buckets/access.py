@@ -65,7 +65,7 @@ def operator_key(token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks, checked. `caused_by` and `hops` come with a function's temporary credentials."""
+    """Who asks, checked. `caused_by` and `hops` come with a function's temporary credentials, from sandboxd."""
 
     secret_id: str
     scope: str

@@ -13,10 +13,10 @@ from typing import Any, Final
 import falcon.asgi
 from sqlalchemy import Engine
 
+from sandbox.client import Client
 from sandbox.errors import ConfigError
 from sandbox.log import pairs
 from sandbox.settings import Settings, load
-from server.api.auth import ENVIRONMENT as CREDENTIAL_ENVIRONMENT
 from server.api.deferred import Deferred, Receive
 from server.api.threads import Tasks, Threads
 from server.buckets.access import OPERATOR_ENVIRONMENT, OPERATOR_ID, Known, Pair, Secrets
@@ -24,7 +24,6 @@ from server.buckets.address import Hosts
 from server.buckets.answer import spelled
 from server.buckets.files import Files
 from server.buckets.front import Front
-from server.buckets.grants import grants_key
 from server.buckets.metrics import BucketMetrics
 from server.buckets.multipart import Multipart
 from server.buckets.notices import TriggerNotices
@@ -32,10 +31,14 @@ from server.buckets.objects import Notices, Objects
 from server.buckets.operations.ask import Services
 from server.buckets.request import Request
 from server.buckets.wiring import KeyTable, Queue, TriggerTable
+from server.keys.model import Scope
 from server.keys.service import Keys
+from server.keys.temporary import Temporary
 from server.keys.vault import Vault, vault_key
 from server.store.engine import open_database
 
+#: Setting `function_buckets` as the scope of functions' temporary credentials here: one for invoking does nothing in buckets.
+RIGHTS: Final[dict[str, Scope]] = {"all": "all", "read": "read", "off": "invoke"}
 LOOKUP_THREADS: Final = 4
 #: They read, write, hash and fsync: more than there are processors, as they mostly wait for the disk.
 IO_THREADS: Final = 16
@@ -84,6 +87,7 @@ class Lifespan:
         self._sweep: asyncio.Task[None] | None = None
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        await self._services.client.start()
         self._sweep = asyncio.create_task(self._swept())
         gc.collect()
         gc.freeze()
@@ -106,6 +110,7 @@ class Lifespan:
         if self._sweep is not None:
             self._sweep.cancel()
         await services.tasks.wait(LAST_WRITES_SECONDS)
+        await services.client.close()
         services.io.close()
         services.lookups.close()
         services.engine.dispose()
@@ -133,6 +138,7 @@ def create_app(
         engine = open_database(settings)
         stack.callback(engine.dispose)
         told = notices(settings) if notices else _notices(engine, settings)
+        client = Client(settings)
         objects = Objects(engine, files, told, most_buckets=settings.limit_buckets)
         services = Services(
             settings=settings,
@@ -142,7 +148,8 @@ def create_app(
             objects=objects,
             multipart=Multipart(engine, files, objects),
             secrets=Known(_operator(environ), secrets or KeyTable(Keys(engine, Vault(vault_key(settings, environ))))),
-            grants_key=grants_key(environ.get(CREDENTIAL_ENVIRONMENT, "") or os.urandom(32).hex()),
+            temporary=Temporary(client, RIGHTS[settings.function_buckets]),
+            client=client,
             lookups=Threads("lookup", LOOKUP_THREADS),
             io=Threads("data", IO_THREADS),
             tasks=Tasks(),
@@ -156,7 +163,7 @@ def create_app(
 
 def _notices(engine: Engine, settings: Settings) -> Notices:
     queue = Queue(engine, settings)
-    return TriggerNotices(TriggerTable(), queue.put, queue.stop, region=settings.region)
+    return TriggerNotices(TriggerTable(), queue.put, region=settings.region)
 
 
 def _operator(environ: Mapping[str, str]) -> list[Pair]:

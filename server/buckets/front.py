@@ -12,9 +12,10 @@ import falcon.asgi
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from sandbox.errors import Unavailable
 from sandbox.log import pairs
 from server.api.request import ClientGone
-from server.buckets import grants, signing
+from server.buckets import signing
 from server.buckets.access import Identity
 from server.buckets.address import Target
 from server.buckets.answer import Answer, error_answer
@@ -25,6 +26,7 @@ from server.buckets.operations.table import Operation, select
 from server.buckets.request import Request
 from server.buckets.signing import Claim, Payload
 from server.errors import QueueFull
+from server.keys.model import is_secret_id
 
 #: Names no bucket can have: how the service is, and what it has done.
 HEALTH_PATH: Final = "/-/healthz"
@@ -57,7 +59,12 @@ class Front:
         name = "refused"
         try:
             call = req.call
-            if call.method == "GET" and call.path in (HEALTH_PATH, METRICS_PATH) and signing.read(call) is None:
+            if (
+                call.method == "GET"
+                and call.path in (HEALTH_PATH, METRICS_PATH)
+                and not req.is_from_function
+                and signing.read(call) is None
+            ):
                 return "own", await self._own(call.path)
             target = self._services.hosts.target(call)
             identity, payload = await self._identify(req, target)
@@ -83,16 +90,16 @@ class Front:
         return identity, claim.check(secret_key, req.call, target.bucket if target.in_host else "", self._services.clock())
 
     async def _find(self, claim: Claim) -> tuple[str, Identity]:
-        if claim.secret_id == grants.SECRET_ID:
-            granted = grants.read(self._services.grants_key, claim.token, self._services.clock())
-            if granted is None:
-                raise BucketError("AccessDenied", "The provided token is malformed, not ours or expired")
-            grant, secret_key = granted
-            return secret_key, Identity(claim.secret_id, grant.scope, grant.namespace, grant.request_id, grant.hops + 1)
+        """As `server.keys.credentials` does: a pair of the table, else, with a token, a function's temporary one."""
         secret = await self._services.lookups.run(self._services.secrets.find, claim.secret_id)
-        if secret is None:
+        if secret is not None:
+            return secret.secret_key, Identity(secret.secret_id, secret.scope, secret.namespace)
+        if not claim.token or not is_secret_id(claim.secret_id):
             raise BucketError("InvalidAccessKeyId", AWSAccessKeyId=claim.secret_id[:128])
-        return secret.secret_key, Identity(secret.secret_id, secret.scope, secret.namespace)
+        found = await self._services.temporary.find(claim.secret_id, claim.token)
+        if found is None:
+            raise BucketError("AccessDenied", "The provided token is malformed, not ours or expired")
+        return found.secret_key, Identity(found.secret_id, found.scope, found.namespace, found.caused_by, found.hops)
 
     async def _own(self, path: str) -> Answer:
         if path == HEALTH_PATH:
@@ -130,7 +137,7 @@ def as_refusal(error: Exception) -> BucketError:
         return BucketError("InsufficientStorage")
     if isinstance(error, DBAPIError) and "disk is full" in str(error.orig).lower():
         return BucketError("InsufficientStorage")
-    if isinstance(error, (DBAPIError, PoolTimeout)):
+    if isinstance(error, (DBAPIError, PoolTimeout, Unavailable)):
         return BucketError("ServiceUnavailable")
     return BucketError("InternalError")
 

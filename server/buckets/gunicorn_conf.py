@@ -20,7 +20,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 wsgi_app = "server.buckets.app:create_app()"
 proc_name = "hearth-buckets"
-worker_class = "server.api.worker.Worker"
+worker_class = "server.api.worker.BucketWorker"
 workers = _settings.bucket_workers
 bind = [_settings.bucket_address]
 backlog = 2048

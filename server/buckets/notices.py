@@ -1,12 +1,10 @@
 """From a change of an object to the events of the functions that wait for it, all inside the change's own transaction.
 
-change ─▶ the bucket's rules ─▶ those that match ─▶ one event each ─▶ queue
-                                                 └▶ one hop too many: a record that says so, and no event
+change ─▶ the bucket's rules ─▶ those that match ─▶ one event each ─▶ queue, which doesn't run what is one hop too many
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +12,12 @@ from typing import Final, Protocol
 
 from sqlalchemy import Connection
 
-from sandbox.log import pairs
 from server.buckets.model import DEFAULT_TYPE, Cause, Change
-from server.triggers.objects import MOST_HOPS, ObjectChange, ObjectRule, event_body, matches
+from server.triggers.objects import ObjectChange, ObjectRule, event_body, matches
 
 #: Of the request's headers only these are told: a function has no use for the others, and a signature is nobody else's.
 TOLD_HEADERS: Final = ("authorization", "user-agent", "content-type", "content-length", "host")
 _SIGNATURE = re.compile(r"((?:q-signature|Signature)=|^AWS [^:]*:).*")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +50,15 @@ class Bindings(Protocol):
         ...
 
 
-#: Both work in the transaction they are given. `Stop` records that a chain of calls was cut.
+#: Works in the transaction it is given.
 Put = Callable[[Connection, Notice], object]
-Stop = Callable[[Connection, Notice, str], object]
 
 
 class TriggerNotices:
     """`objects.Notices` for real: looks at the triggers, puts the events."""
 
-    def __init__(self, bindings: Bindings, put: Put, stop: Stop, *, region: str) -> None:
-        self._bindings, self._put, self._stop, self._region = bindings, put, stop, region
+    def __init__(self, bindings: Bindings, put: Put, *, region: str) -> None:
+        self._bindings, self._put, self._region = bindings, put, region
 
     def changed(self, connection: Connection, changes: Sequence[Change]) -> None:
         if not changes:
@@ -81,12 +75,7 @@ class TriggerNotices:
         )
         cause = change.cause
         notice = Notice(binding.namespace, binding.function, binding.qualifier, body, binding.name, cause.caused_by, cause.hops)
-        if cause.hops <= MOST_HOPS:
-            self._put(connection, notice)
-            return
-        message = f"stopped after {MOST_HOPS} hops: a function's writes to bucket {change.object.bucket} trigger it again and again"
-        _log.warning(pairs(message, function=binding.function, key=change.object.key, caused_by=cause.caused_by))
-        self._stop(connection, notice, message)
+        self._put(connection, notice)
 
 
 def _told(change: Change) -> ObjectChange:

@@ -1,4 +1,4 @@
-"""What the bucket service takes from the parts beside it: secret pairs, object triggers, the event queue, the records."""
+"""What the bucket service takes from the parts beside it: secret pairs, object triggers, the event queue."""
 
 from __future__ import annotations
 
@@ -14,17 +14,12 @@ from server.events.model import NewEvent
 from server.events.queue import EventQueue, put
 from server.keys.model import is_secret_id
 from server.keys.service import Keys
-from server.records.ids import new_request_id
-from server.records.journal import Journal
-from server.records.model import new_record, to_row
 from server.store.tables import triggers
 from server.triggers.kinds import OBJECT
 from server.triggers.model import Trigger
 from server.triggers.objects import ObjectRule
 
 SOURCE: Final = "cos"
-#: No attempt was made: SCF's code for a call that was cancelled.
-STOPPED: Final = 499
 
 
 class KeyTable:
@@ -56,10 +51,10 @@ def _binding(trigger: Trigger) -> Binding:
 
 
 class Queue:
-    """Events into the queue, and records of what was stopped, in the change's own transaction."""
+    """Events into the queue, in the change's own transaction."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
-        self._queue, self._journal = EventQueue(engine, settings), Journal(engine)
+        self._queue = EventQueue(engine, settings)
 
     def put(self, connection: Connection, notice: Notice) -> None:
         """Raises QueueFull: then the change is refused too."""
@@ -75,20 +70,3 @@ class Queue:
             hops=notice.hops,
         )
         put(connection, event)
-
-    def stop(self, connection: Connection, notice: Notice, message: str) -> None:
-        record = new_record(
-            new_request_id(),
-            notice.function,
-            notice.namespace,
-            qualifier=notice.qualifier,
-            type="async",
-            source=SOURCE,
-            trigger=notice.trigger,
-            caused_by=notice.caused_by or None,
-            hops=notice.hops,
-            state="cancelled",
-            status=STOPPED,
-            error={"code": "too_many_hops", "message": message},
-        )
-        self._journal.add(connection, [to_row(record)], [])

@@ -114,7 +114,7 @@ def too_many_hops(event: Event, settings: EventSettings, *, now: float) -> Settl
     """Events that make events have gone on for long enough: it isn't run. Its dead letter makes no event either, or that would go on."""
     if settings.target_type == "function":
         settings = replace(settings, target_type="none", target="")
-    message = f"events have led to each other {event.hops} times, limit {MAX_HOPS}: does the function write to what triggers it?"
+    message = f"stopped after {event.hops} calls that led to each other, limit {MAX_HOPS}: does the function write to what triggers it?"
     record = {"error": {"code": "too_many_hops", "message": message}, "ended_at": now}
     attempts = merged(event.attempts, attempt_of(event, record, CALLER_ERROR, ended_at=now))
     return over(event, settings, record, CALLER_ERROR, "failed", attempts, now=now)

@@ -255,7 +255,7 @@ class Dispatcher:
             return attempts.cancellation(event, settings, now=now)
         if expired(last, now=now, deadline=deadline):
             return attempts.expiry(event, settings, now=now)
-        if event.hops > MAX_HOPS:
+        if event.hops >= MAX_HOPS:
             return attempts.too_many_hops(event, settings, now=now)
         try:
             known = await self._functions.find(event.function, event.namespace, event.qualifier, event.routing_key)
@@ -264,7 +264,7 @@ class Dispatcher:
             record = attempts.of_refusal(error, now=self._clock())
             verdict = self._judge(event, settings, status)
             return attempts.settlement(event, settings, record, status, verdict, memory_mb=0, now=self._clock())
-        call = run.call = Call(event.request_id, known, event.qualifier, event.routing_key, created_at=event.created_at)
+        call = run.call = Call(event.request_id, known, event.qualifier, event.routing_key, hops=event.hops, created_at=event.created_at)
         if run.cancelled:
             return attempts.cancellation(event, settings, now=self._clock())
         await self._calls.perform(call, event.payload)

@@ -18,7 +18,7 @@ QUEUED: Final = "queued"
 RUNNING: Final = "running"
 #: SCF's "running" (section 4.5): what a pending record shows as its status.
 ACCEPTED: Final = 202
-#: A trigger that makes its own function's next event stops here.
+#: Calls that led to each other: what a function makes happen that makes it run again stops here.
 MAX_HOPS: Final = 16
 
 Outcome = Literal["succeeded", "failed", "cancelled", "expired", "retried"]

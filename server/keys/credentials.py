@@ -19,7 +19,8 @@ from server.keys.service import Keys
 class Credential:
     """What a signature is checked with and what its owner may do. `namespace` empty: all of them.
 
-    `caused_by` is the call that signs with a function's own credentials, by its request id; "" of anybody else, and between calls.
+    `caused_by` is the call that signs with a function's own credentials, by its request id; "" of anybody else, and between calls. `hops`
+    counts the calls behind what is asked with it: 0 for anybody else's.
     """
 
     secret_id: str
@@ -27,6 +28,7 @@ class Credential:
     scope: Scope
     namespace: str
     caused_by: str = ""
+    hops: int = 0
 
 
 class UnknownSecretId(LookupError):

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from sandbox.errors import Unavailable
 from server.keys.credentials import Credential
+from server.keys.model import Scope
 
 ASK_SECONDS: Final = 5.0
 
@@ -19,10 +20,10 @@ class Source(Protocol):
 
 
 class Temporary:
-    """`find` is a `server.keys.credentials.Resolver`: good for invoking, in the function's own namespace."""
+    """`find` is a `server.keys.credentials.Resolver`: good for `scope`, in the function's own namespace."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, scope: Scope = "invoke") -> None:
+        self._source, self._scope = source, scope
 
     async def find(self, secret_id: str, token: str) -> Credential | None:
         """None where the token is another's or the sandbox is gone. Raises Unavailable."""
@@ -34,4 +35,11 @@ class Temporary:
         # surrogateescape: a header may hold any byte
         if found is None or not hmac.compare_digest(found["token"].encode(), token.encode("utf-8", "surrogatepass")):
             return None
-        return Credential(secret_id, found["secret_key"], "invoke", found["namespace"], caused_by=found["request_id"])
+        return Credential(
+            secret_id,
+            found["secret_key"],
+            self._scope,
+            found["namespace"],
+            caused_by=found["request_id"],
+            hops=found["hops"] + 1,  # the call that asks is one itself
+        )

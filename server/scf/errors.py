@@ -89,6 +89,7 @@ CODES: Final[Mapping[str, str]] = {
     "trigger_not_found": "ResourceNotFound.Trigger",
     "cos_notify_rule_conflict": "InvalidParameterValue.CosNotifyRuleConflict",
     "invalid_code": "InvalidParameterValue.ZipFile",
+    "too_many_hops": "FailedOperation.InvokeFunction",
     "namespace_exists": "ResourceInUse.Namespace",
     "default_namespace": "FailedOperation.DeleteNamespace",
     "namespace_not_empty": "FailedOperation.Namespace",

@@ -20,8 +20,6 @@ EVENTS: Final = {
     "cos:ObjectRemove": ("Delete", "DeleteMarkerCreated"),
     "cos:ObjectRestore": ("Post", "Completed"),
 }
-#: A function that writes into the bucket which triggers it goes this far.
-MOST_HOPS: Final = 16
 LONGEST_FILTER: Final = 1024
 #: Another store whose notifications come in; \w would take every script's letters.
 SOURCE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,59}", re.ASCII)

@@ -46,17 +46,15 @@ class Bindings:
         given = json.loads(os.environ["TEST_BINDINGS"]).get(bucket, [])
         return [Binding(name, "default", name, "$LATEST", parse_rule(rule)) for name, rule in given]
 
-def tell(kind):
-    def put(connection, notice, message=""):
-        connection.execute(insert(TABLE).values(kind=kind, function=notice.function, caused_by=notice.caused_by, hops=notice.hops,
-                                                payload=message or notice.payload.decode()))
-    return put
+def put(connection, notice):
+    connection.execute(insert(TABLE).values(kind="event", function=notice.function, caused_by=notice.caused_by, hops=notice.hops,
+                                            payload=notice.payload.decode()))
 
 def notices(settings):
     engine = open_database(settings)
     TABLE.create(engine, checkfirst=True)
     engine.dispose()
-    return TriggerNotices(Bindings(), tell("event"), tell("stopped"), region=settings.region)
+    return TriggerNotices(Bindings(), put, region=settings.region)
 
 def create():
     return create_app(secrets=Secrets(), notices=notices)

@@ -21,9 +21,8 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 
-from server.buckets.grants import Grant, grants_key, issue
 from tests.integration.bucketclients import s3
-from tests.integration.bucketserver import CREDENTIAL_DIGEST, BucketServer, until
+from tests.integration.bucketserver import BucketServer, until
 
 WATCHED = {"alpha": [("thumb", {"event": "cos:ObjectCreated:*"}), ("gone", {"event": "cos:ObjectRemove:*", "filter": {"Prefix": "k"}})]}
 MB = 1024 * 1024
@@ -246,29 +245,6 @@ def test_many_clients_at_once(server: BucketServer) -> None:
     assert failures == []
     assert Counter(key_of(row) for row in told(server))["shared"] == 80
     until(lambda: server.data_files() == named_files(server))
-
-
-def test_a_function_that_writes_into_its_own_bucket_is_stopped_after_16_hops(server: BucketServer) -> None:
-    key = grants_key(CREDENTIAL_DIGEST)
-    with s3(server) as client:
-        client.put_object(Bucket="alpha", Key="begin", Body=b"")
-    runs = 0
-    while (last := told(server)[-1])["kind"] == "event":
-        runs += 1
-        # What a call for this event would be given.
-        grant = Grant("default", "thumb", f"call-{runs}", last["hops"], time.time() + 60)
-        pair = issue(key, grant)
-        with s3(server, (pair.secret_id, pair.secret_key), token=pair.token) as function:
-            function.put_object(Bucket="alpha", Key=f"made-{runs}", Body=b"")
-    assert (runs, last["kind"], last["caused_by"]) == (17, "stopped", "call-17")
-    assert "stopped after 16 hops" in last["payload"]
-    assert [row["hops"] for row in told(server)] == list(range(18))
-    assert "stopped after 16 hops" in server.logged()
-    with s3(server, (pair.secret_id, pair.secret_key), token=pair.token + "x") as forged, pytest.raises(ClientError, match="AccessDenied"):
-        forged.list_buckets()
-    expired = issue(key, Grant("default", "thumb", "old", 0, time.time() - 1))
-    with s3(server, (expired.secret_id, expired.secret_key), token=expired.token) as old, pytest.raises(ClientError, match="AccessDenied"):
-        old.list_buckets()
 
 
 def test_events_are_those_of_scf(server: BucketServer) -> None:

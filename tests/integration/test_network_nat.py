@@ -507,7 +507,7 @@ def test_dead_ones_links_tables_and_forwarding_are_swept(world: World, tmp_path:
     running.thread.shutdown()
     running.nat._netlink.close()
     running.nat._nft.close()
-    running.nat._close_endpoint()
+    running.nat._close_endpoints()
     os.close(running.nat._forwarding._fd)
     assert forwarding.leftovers() == [UPLINK]
     assert running.left()

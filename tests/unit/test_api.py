@@ -68,6 +68,7 @@ class FakeClient:
         self.on_change: Callable[[str | None], None] = lambda _: None
         self.behaviour: Behaviour = self.succeed
         self.specs: list[FunctionSpec] = []
+        self.hops: list[int] = []
         self.events: list[bytes] = []
         self.retired: list[tuple[str, int | None]] = []
         self.announced: list[str] = []
@@ -85,8 +86,11 @@ class FakeClient:
     async def succeed(self, spec: FunctionSpec, event: bytes, request_id: str) -> Reply:
         return reply(request_id)
 
-    def begin(self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None]) -> Any:
+    def begin(
+        self, spec: FunctionSpec, event: bytes, *, request_id: str, ended: Callable[[Reply | SandboxError], None], hops: int = 0
+    ) -> Any:
         self.specs.append(spec)
+        self.hops.append(hops)
         self.events.append(event)
         asyncio.get_running_loop().create_task(self._run(spec, event, request_id, ended))
 

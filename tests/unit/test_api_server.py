@@ -38,7 +38,7 @@ class Client:
     async def retire(self, function_id, generation): pass
     async def describe(self): return {"sandboxes": []}
     async def resolve(self, runtime): return {"image": "host", "runtime": runtime}
-    def begin(self, spec, event, *, request_id, ended):
+    def begin(self, spec, event, *, request_id, ended, hops=0):
         asyncio.get_running_loop().create_task(self.run(event, request_id)).add_done_callback(lambda task: ended(task.result()))
     async def run(self, event, request_id):
         value, began = json.loads(event), time.time()

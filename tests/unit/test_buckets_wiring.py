@@ -19,8 +19,6 @@ from server.buckets.notices import TriggerNotices
 from server.buckets.objects import Objects
 from server.buckets.wiring import Queue, TriggerTable
 from server.errors import QueueFull
-from server.records.journal import Journal
-from server.records.model import Filter
 from server.store.engine import open_database, writing
 from server.store.tables import events, objects, triggers
 from server.triggers.model import Trigger
@@ -50,7 +48,7 @@ def put(engine: Engine, settings: Settings, key: str, hops: int = 0) -> None:
     files = Files(settings.buckets_dir)
     files.prepare()
     queue = Queue(engine, settings)
-    store = Objects(engine, files, TriggerNotices(TriggerTable(), queue.put, queue.stop, region="local"), most_buckets=5)
+    store = Objects(engine, files, TriggerNotices(TriggerTable(), queue.put, region="local"), most_buckets=5)
     if not store.list_buckets():
         store.create_bucket("b-1", "default")
     new = files.create()
@@ -71,14 +69,6 @@ def test_an_enabled_trigger_puts_one_event(engine: Engine, settings: Settings) -
     (event,) = queued(engine)
     assert (event["lane"], event["source"], event["trigger"], event["hops"], event["caused_by"]) == ("default/f", "cos", "t", 16, "before")
     assert json.loads(event["payload"])["Records"][0]["cos"]["cosObject"]["key"] == "/1/b/k"
-
-
-def test_the_seventeenth_hop_is_a_record_and_no_event(engine: Engine, settings: Settings) -> None:
-    put(engine, settings, "k", hops=17)
-    assert queued(engine) == []
-    (record,) = Journal(engine).latest(Filter(function="f", namespace="default"), 10)
-    shown = (record["state"], record["error"]["code"], record["caused_by"], record["hops"], record["trigger"])
-    assert shown == ("cancelled", "too_many_hops", "before", 17, "t")
 
 
 def test_a_full_queue_refuses_the_object_too(engine: Engine, settings: Settings) -> None:

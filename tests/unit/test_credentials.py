@@ -23,11 +23,20 @@ from tests.unit.test_network import LAYOUT, rules
 from tests.unit.test_scf_protocol import api, app, build, code, pair, send  # noqa: F401 - fixtures
 
 HERE = "10.1.0.1:9080"
-OWN = {"secret_key": "key", "token": "tok", "namespace": "alice", "function": "f", "family": "i", "sandbox": "s1", "request_id": "r-7"}
+OWN = {
+    "secret_key": "key",
+    "token": "tok",
+    "namespace": "alice",
+    "function": "f",
+    "family": "i",
+    "sandbox": "s1",
+    "request_id": "r-7",
+    "hops": 3,
+}
 
 
 def sandbox(**changes: Any) -> Any:
-    facts = {"namespace": "alice", "name": "f", "family": "i", "id": "s1", "request_id": "r-7", "network": "nat", "ended": False}
+    facts = {"namespace": "alice", "name": "f", "family": "i", "id": "s1", "request_id": "r-7", "hops": 3, "network": "nat", "ended": False}
     return SimpleNamespace(grant={}, on_close=None, **{**facts, **changes})
 
 
@@ -35,7 +44,7 @@ def sandbox(**changes: Any) -> Any:
 
 
 def test_a_credential_is_found_until_its_sandbox_closes() -> None:
-    known, one = Credentials(HERE), sandbox()
+    known, one = Credentials({"scf": HERE}), sandbox()
     known.give(one)
     grant = dict(one.grant)
     found = known.find(grant["secret_id"])
@@ -48,14 +57,14 @@ def test_a_credential_is_found_until_its_sandbox_closes() -> None:
 
 
 def test_a_dead_sandbox_has_none_though_nobody_has_closed_it_yet() -> None:
-    known, one = Credentials(), sandbox()
+    known, one = Credentials({}), sandbox()
     known.give(one)
     one.ended = True
     assert known.find(one.grant["secret_id"]) is None
 
 
 def test_nothing_of_one_says_anything_of_another() -> None:
-    known, all_of_them = Credentials(HERE), [sandbox() for _ in range(100)]
+    known, all_of_them = Credentials({"scf": HERE}), [sandbox() for _ in range(100)]
     for one in all_of_them:
         known.give(one)
     values = [one.grant[name] for one in all_of_them for name in ("secret_id", "secret_key", "token")]
@@ -65,7 +74,7 @@ def test_nothing_of_one_says_anything_of_another() -> None:
 
 
 def test_secrets_are_in_no_text_that_could_be_logged() -> None:
-    known, one = Credentials(), sandbox()
+    known, one = Credentials({}), sandbox()
     known.give(one)
     shown = repr(known.find(one.grant["secret_id"])) + repr(known)
     assert one.grant["secret_key"] not in shown and one.grant["token"] not in shown
@@ -74,9 +83,9 @@ def test_secrets_are_in_no_text_that_could_be_logged() -> None:
 def test_a_description_has_no_credential() -> None:
     facts = dict.fromkeys(("version", "image", "runtime", "pid", "memory_bytes", "tmp_bytes", "calls", "born", "idle_since"), 0)
     one = sandbox(**facts, state="creating", slot=SimpleNamespace(uid=5))
-    Credentials(HERE).give(one)
+    Credentials({"scf": HERE}).give(one)
     shown = json.dumps(row(one))
-    assert not any(value in shown for value in one.grant.values())
+    assert not any(value in shown for value in one.grant.values() if value)
 
 
 @pytest.mark.parametrize("message", [{}, {"secret_id": 5}, {"secret_id": ""}, {"secret_id": "x" * 1000}, {"secret_id": None}])
@@ -97,7 +106,7 @@ def test_a_request_id_is_a_short_text_or_none() -> None:
 
 def test_a_functions_own_variables_do_not_replace_its_credentials() -> None:
     one = sandbox()
-    Credentials(HERE).give(one)
+    Credentials({"scf": HERE}).give(one)
     names = ("SECRETID", "SECRETKEY", "SESSIONTOKEN", "SCF_ENDPOINT", "SCF_PROTOCOL")
     spec = replace(SPEC, environment={f"TENCENTCLOUD_{name}": "mine" for name in names})
     seen = environment.for_function(spec, "r", "C.UTF-8", one.grant)
@@ -107,12 +116,12 @@ def test_a_functions_own_variables_do_not_replace_its_credentials() -> None:
 
 def test_without_a_network_there_is_no_endpoint() -> None:
     one = sandbox(network="none")
-    Credentials(HERE).give(one)
+    Credentials({"scf": HERE}).give(one)
     assert "TENCENTCLOUD_SCF_ENDPOINT" not in environment.for_function(SPEC, "r", "C.UTF-8", one.grant)
 
 
 def test_the_firewall_opens_one_port_of_one_address_for_tcp_before_it_refuses_the_host() -> None:
-    chain = rules(ruleset.ip_table(LAYOUT, endpoint=("10.1.0.1", 9080)), "sandbox")
+    chain = rules(ruleset.ip_table(LAYOUT, endpoints=[("10.1.0.1", 9080)]), "sandbox")
     assert chain.index("ip daddr 10.1.0.1 tcp dport 9080 accept") < chain.index("fib daddr type != unicast goto refused")
     assert "9080" not in ruleset.ip_table(LAYOUT)
 

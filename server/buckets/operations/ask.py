@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from sandbox.client import Client
 from sandbox.settings import Settings
 from server.api.threads import Tasks, Threads
 from server.buckets.access import Identity, Secrets
@@ -23,6 +24,7 @@ from server.buckets.multipart import Multipart
 from server.buckets.objects import Objects
 from server.buckets.request import Request
 from server.buckets.signing import Payload
+from server.keys.temporary import Temporary
 
 LONGEST_KEY_BYTES: Final = 1024
 XML_BYTES: Final = 4 * 1024 * 1024
@@ -39,7 +41,8 @@ class Services:
     objects: Objects
     multipart: Multipart
     secrets: Secrets
-    grants_key: bytes
+    temporary: Temporary
+    client: Client
     lookups: Threads
     io: Threads
     tasks: Tasks
@@ -77,7 +80,6 @@ class Ask:
 
     @property
     def cause(self) -> Cause:
-        """A call of ours that says of itself what caused it can only make its chain longer."""
         return Cause(self.request_id, self.call.peer, self.call.headers, self.identity.caused_by, self.identity.hops)
 
     def param(self, name: str, default: str = "") -> str:

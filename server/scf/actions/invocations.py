@@ -14,8 +14,8 @@ from sandbox.spec import Reply
 from server.api.calls import Call, billed_ms
 from server.api.parameters import check_event
 from server.api.problems import dump
-from server.errors import ApiError, error_body
-from server.events.model import NewEvent
+from server.errors import ApiError, TooManyHops, error_body
+from server.events.model import MAX_HOPS, NewEvent
 from server.functions.model import DEFAULT_ALIAS, LATEST, Function
 from server.functions.routing import RoutingKey, checked_routing_key
 from server.scf.actions.model import Action, Ask
@@ -46,8 +46,11 @@ async def call_function(ask: Ask, event_name: str, default_qualifier: str, *, as
     known = await services.cache.find(name, ask.namespace(), qualifier, key)
     if asynchronous or known.function.always_asynchronous:
         return await _queue(ask, known.function, event, qualifier, key)
-    call = Call(ask.request_id, known, qualifier, key, caused_by=ask.credential.caused_by)
-    await services.calls.perform(call, event)
+    call = Call(ask.request_id, known, qualifier, key, caused_by=ask.credential.caused_by, hops=ask.credential.hops)
+    if call.hops >= MAX_HOPS:
+        call.refusal = TooManyHops(call.hops)
+    else:
+        await services.calls.perform(call, event)
     if call.reply is None:
         services.calls.finish(call)
         raise call.refusal or ApiError(500, "internal_error", "Internal error", "the call never ended")
@@ -65,6 +68,7 @@ async def _queue(ask: Ask, function: Function, event: bytes, qualifier: str, key
         request_id=ask.request_id,
         routing_key=key,
         caused_by=ask.credential.caused_by or "",
+        hops=ask.credential.hops,
     )
     accepted = await ask.services.changes.finish(ask.services.events.accept(new))
     return {"Result": {"FunctionRequestId": accepted, **_NOTHING_YET}}
