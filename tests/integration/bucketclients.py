@@ -50,12 +50,23 @@ def s3(
 @contextmanager
 def cos(server: BucketServer, secret: tuple[str, str] = (SECRET_ID, SECRET_KEY), **config: Any) -> Iterator[Any]:
     """With `Domain=` unless told otherwise; the bucket is then the one that the setting maps to this address."""
-    where = {"Domain": f"127.0.0.1:{server.port}"} if "Endpoint" not in config else {}
+    with _cos(secret, **({"Domain": f"127.0.0.1:{server.port}"} if "Endpoint" not in config else {}), **config) as client:
+        yield client
+
+
+@contextmanager
+def cos_at(port: int, secret: tuple[str, str]) -> Iterator[Any]:
+    """Of a service by its port, buckets as names of `localhost` (see `localhost_names`)."""
+    with _cos(secret, Endpoint=f"localhost:{port}") as client:
+        yield client
+
+
+@contextmanager
+def _cos(secret: tuple[str, str], **config: Any) -> Iterator[Any]:
     session = requests.Session()
     session.trust_env = False
-    options = {**where, **config}
     client = CosS3Client(
-        CosConfig(Region="local", SecretId=secret[0], SecretKey=secret[1], Scheme="http", **options), retry=0, session=session
+        CosConfig(Region="local", SecretId=secret[0], SecretKey=secret[1], Scheme="http", **config), retry=0, session=session
     )
     try:
         yield client

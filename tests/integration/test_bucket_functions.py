@@ -12,7 +12,7 @@ from botocore.config import Config
 
 from server.buckets.access import OPERATOR_ID, operator_key
 from tests.integration.bucketserver import free_port
-from tests.integration.instance import Instance, wait_until
+from tests.integration.instance import Instance, packed, wait_until
 from tests.integration.packages import BOTO3, COS, TENCENTCLOUD, files_of
 
 pytestmark = [pytest.mark.requires("root", "user", "memcg", "pids", "nft"), pytest.mark.shares_host]
@@ -92,14 +92,18 @@ def package() -> dict[str, bytes]:
     return {"index.py": FUNCTION.encode(), **files_of(*COS, *BOTO3, *TENCENTCLOUD)}
 
 
+def operator_pair(hearth: Instance) -> tuple[str, str]:
+    return OPERATOR_ID, operator_key((hearth.home / "credential").read_text().strip())
+
+
 @contextmanager
 def operator(hearth: Instance) -> Iterator[Any]:
-    key = operator_key((hearth.home / "credential").read_text().strip())
+    secret_id, secret_key = operator_pair(hearth)
     client = boto3.client(
         "s3",
         endpoint_url=f"http://{hearth.environment['HEARTH_BUCKET_LISTEN']}",
-        aws_access_key_id=OPERATOR_ID,
-        aws_secret_access_key=key,
+        aws_access_key_id=secret_id,
+        aws_secret_access_key=secret_key,
         region_name="local",
         config=Config(retries={"max_attempts": 1}),
     )
@@ -157,17 +161,11 @@ def test_a_forged_token_opens_nothing(hearth: Instance, user: str, photos: str, 
 
 def test_another_namespaces_buckets_are_closed(hearth: Instance, package: dict[str, bytes], photos: str) -> None:
     assert hearth.request("POST", "/v1/namespaces", json={"name": "alice"}).status == 201
-    code = {"zip": packed_of(package)}
+    code = {"zip": packed(package)}
     body = {"name": "hers", "runtime": "python3", "handler": "index.main_handler", "code": code, "timeout": 30, "memory": 256}
     assert hearth.request("POST", "/v1/functions?namespace=alice", json=body).status == 201
     answer = hearth.call("hers", {"do": "get", "by": "s3", "bucket": photos, "key": "s3"}, query="?namespace=alice").ok()
     assert "AccessDenied" in answer["text"]
-
-
-def packed_of(files: dict[str, bytes]) -> str:
-    from tests.integration.instance import packed
-
-    return packed(files)
 
 
 def test_credentials_end_with_their_sandbox(hearth: Instance, package: dict[str, bytes], user: str, photos: str) -> None:
