@@ -1,16 +1,11 @@
 """Makes a thumbnail of each picture that comes into a bucket, in the bucket that the variable TARGET names. Python 2.7 and 3."""
 
-from __future__ import print_function
-
-import logging
 import os
 
 from PIL import Image
 from qcloud_cos import CosConfig, CosS3Client
 
 SIZE = (128, 128)
-
-logger = logging.getLogger()
 
 
 def client():
@@ -31,8 +26,8 @@ def main_handler(event, context):
         place = record["cos"]["cosBucket"]
         bucket = place["name"] + "-" + str(place["appid"])
         # "/APPID/BUCKET/the/key"
-        key = record["cos"]["cosObject"]["key"].replace("/%s/%s/" % (place["appid"], place["name"]), "", 1)
-        print("thumbnail of", bucket, key.encode("utf-8"))
+        key = record["cos"]["cosObject"]["key"][len("/" + str(place["appid"]) + "/" + place["name"] + "/") :]
+        print("thumbnail of a picture in " + bucket)
         made.append(thumbnail(client(), bucket, key))
     return made
 

@@ -46,7 +46,7 @@ from sandbox.spec import FunctionSpec
 
 GUEST = Path(__file__).resolve().parents[2] / "sandbox/guest"
 WAIT_SECONDS = 10
-GRANT = {"secret_id": "AKIDs", "secret_key": "k", "token": "t", "endpoint": "10.1.0.1:9"}
+GRANT = {"secret_id": "AKIDs", "secret_key": "k", "token": "t", "endpoint": "10.1.0.1:9", "bucket_endpoint": ""}
 
 #: Only the place of the code differs from inside a sandbox, where it is /var/user.
 PROGRAM = """

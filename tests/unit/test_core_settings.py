@@ -46,6 +46,7 @@ def test_every_setting_can_be_given_by_its_environment_name() -> None:
             "timer_zone": "UTC",
             "bucket_hosts": "a:1=b",
             "watch_dirs": "/srv/in, /var/in",
+            "function_buckets": "read",
         }
         text = parsed.get(row["name"], "x")
         value = {"bool": "true", "str": text, "int": row["default"], "float": row["default"]}[row["type"]]
