@@ -24,7 +24,8 @@ REFUSALS: Final = {
 }
 #: tccli sends, and signs, the address of its --endpoint as it was typed: `Host: http://127.0.0.1:9000`.
 _HOST = re.compile(rb"(?:https?://)?[A-Za-z0-9._~!$&'()*+,;=%\[\]:-]*")
-_ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"https?://(?P<authority>[^/?#]+)", re.IGNORECASE)
+_AUTHORITY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%\[\]:-]+")
 
 
 def check_host(parser: Any) -> None:
@@ -39,12 +40,16 @@ def check_host(parser: Any) -> None:
 
 
 def to_origin_form(request: Any) -> None:
-    """`GET http://host/path` is `GET /path` (RFC 9112 section 3.2.2: servers must take it). Raises InvalidRequestLine."""
+    """`GET http://host/path` is `GET /path` of that host, whatever the Host header says: RFC 9112 section 3.2.2, or two hops that read
+    one request would read two. Raises InvalidRequestLine."""
     if request.raw_path == b"*" or request.method == "CONNECT":
         return
     match = _ABSOLUTE.match(request.raw_path)
     if match is None:
         raise InvalidRequestLine("the target does not start with /")
+    if not _AUTHORITY.fullmatch(match["authority"]):
+        raise InvalidRequestLine("the target's host is not valid")  # RFC 9110 section 4.2.4: no user before the host either
+    request.headers_bytes = [(b"host", match["authority"]), *(pair for pair in request.headers_bytes if pair[0] != b"host")]
     request.raw_path = request.raw_path[match.end() :] or b"/"
     request.path = unquote_to_bytes(request.raw_path).decode("utf-8", errors="replace")
 
