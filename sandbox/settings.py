@@ -111,6 +111,9 @@ class Settings:
     limit_queued_events: int = _setting(100_000, "events that wait or run; one more is refused with 503", low=1)
     limit_event_delay_seconds: int = _setting(604_800, "longest delay of an event", low=0)
     limit_buckets: int = _setting(1000, "buckets", low=1)
+    disk_reserve_percent: float = _setting(
+        2.0, "free room of the objects' disk below which nothing is put into buckets: the database is there too", low=0, high=90
+    )
     limit_object_bytes: int = _setting(5 * 1024**3, "an object sent in one request, or a part of one, bytes", low=1)
     limit_upload_bytes: int = _setting(50 * 1024**3, "an object sent in parts, bytes", low=1)
     log_limit_bytes: int = _setting(1024 * 1024, "log kept of one call, bytes; the rest is cut with a marker", low=1024)

@@ -129,7 +129,7 @@ def create_app(
     """
     environ = os.environ if environ is None else environ
     settings = settings or load(environ)
-    files = Files(settings.buckets_dir)
+    files = Files(settings.buckets_dir, settings.disk_reserve_percent)
     try:
         files.prepare()
     except OSError as error:

@@ -32,16 +32,29 @@ def room(error: OSError) -> BucketError | OSError:
     return BucketError("InsufficientStorage") if error.errno in _NO_ROOM else error
 
 
+def check_room(where: int | Path, reserve_percent: float) -> None:
+    """Raises BucketError (InsufficientStorage) where less than that is free of the file system's blocks or inodes: whoever fills it with
+    objects, a hostile function too, leaves the database and the journals some."""
+    if reserve_percent:
+        found = os.statvfs(where)
+        # f_files is 0 where inodes are made as they are needed (btrfs)
+        for free, total in ((found.f_bavail, found.f_blocks), (found.f_favail, found.f_files)):
+            if total and free * 100 < total * reserve_percent:
+                raise BucketError("InsufficientStorage")
+
+
 class NewFile:
     """A file in the making. `keep` once a row names it; closed without that it goes."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, reserve_percent: float = 0.0) -> None:
         self.name = path.name
         self.size_bytes = 0
         self._path, self._descriptor, self._kept = path, descriptor, False
+        self._reserve_percent = reserve_percent
 
     def write(self, data: bytes) -> None:
         """Raises BucketError (InsufficientStorage), OSError."""
+        check_room(self._descriptor, self._reserve_percent)
         view = memoryview(data)
         try:
             while view:
@@ -64,6 +77,7 @@ class NewFile:
         self.size_bytes += size_bytes
 
     def _copy_some(self, source: int, offset: int, left: int, seen: Callable[[bytes], None] | None) -> int:
+        check_room(self._descriptor, self._reserve_percent)
         if seen is None:
             try:
                 return os.copy_file_range(source, self._descriptor, min(left, KERNEL_COPY_BYTES), offset)
@@ -99,10 +113,10 @@ class NewFile:
 
 
 class Files:
-    """The data directory. Any number of processes may use it."""
+    """The data directory. Any number of processes may use it. `reserve_percent` of its file system stay free."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root / "data"
+    def __init__(self, root: Path, reserve_percent: float = 0.0) -> None:
+        self._root, self._reserve_percent = root / "data", reserve_percent
         self._waiting: deque[str] = deque()
 
     def prepare(self) -> None:
@@ -126,6 +140,7 @@ class Files:
         return new
 
     def _new(self, make: Callable[[Path], int]) -> NewFile:
+        check_room(self._root, self._reserve_percent)
         while True:
             path = self._path(secrets.token_hex(16))
             try:
@@ -134,7 +149,7 @@ class Files:
                 raise room(error) from error
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             if path.exists():
-                return NewFile(path, descriptor)
+                return NewFile(path, descriptor, self._reserve_percent)
             os.close(descriptor)  # the sweep was quicker
 
     def open(self, name: str) -> int:
