@@ -328,7 +328,10 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
                 wrong.append(ConfigError(f"{source}{error.message}", hint=error.hint))
     if wrong:
         raise _together(wrong)
-    return Settings(**checked)
+    settings = Settings(**checked)
+    if settings.has_bucket_endpoint and settings.nat_bucket_port == settings.nat_api_port != 0:
+        raise ConfigError(f"setting nat_bucket_port: {settings.nat_bucket_port} is that of nat_api_port", hint=_SEE)
+    return settings
 
 
 _SEE = "see the settings table in README.md"

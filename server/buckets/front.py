@@ -16,7 +16,7 @@ from sandbox.errors import Unavailable
 from sandbox.log import pairs
 from server.api.request import ClientGone
 from server.buckets import signing
-from server.buckets.access import Identity
+from server.buckets.access import OPERATOR_ID, Identity
 from server.buckets.address import Target
 from server.buckets.answer import Answer, error_answer
 from server.buckets.call import S3, Dialect
@@ -86,6 +86,9 @@ class Front:
         claim = signing.read(req.call)
         if claim is None:
             raise BucketError("AccessDenied", "every request must be signed")
+        if req.is_from_function and claim.secret_id == OPERATOR_ID:
+            # It is the bearer credential in other words, which from in there nobody may try either (`server.api.auth`).
+            raise BucketError("AccessDenied", "the operator's key is not taken from functions")
         secret_key, identity = await self._find(claim)
         return identity, claim.check(secret_key, req.call, target.bucket if target.in_host else "", self._services.clock())
 

@@ -52,6 +52,14 @@ def invoke(name, event, kind):
     request.FunctionName, request.ClientContext, request.InvocationType = name, json.dumps(event), kind
     scf_client.ScfClient(credential.Credential(*OWN), "local").Invoke(request)
 
+def raw(event):
+    import socket
+    host, port = os.environ["TENCENTCLOUD_COS_ENDPOINT"].split(":")
+    with socket.create_connection((host, int(port)), 5) as connection:
+        head = "{} {} HTTP/1.1\\r\\nHost: {}\\r\\nConnection: close\\r\\n\\r\\n"
+        connection.sendall(head.format(event.get("method", "GET"), event["target"], event["host"]).encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
 def do(event):
     if event["do"] == "put":
         return put(event, event["bucket"], event["key"], event["body"].encode())
@@ -62,6 +70,8 @@ def do(event):
             return urllib.request.urlopen("http://" + os.environ["TENCENTCLOUD_COS_ENDPOINT"] + event["path"], timeout=5).status
         except urllib.error.HTTPError as error:
             return error.code
+    if event["do"] == "raw":
+        return raw(event)
     if event["do"] == "pair":
         return OWN
 
@@ -180,6 +190,24 @@ def test_credentials_end_with_their_sandbox(hearth: Instance, package: dict[str,
 def test_nothing_but_what_is_signed_is_served_to_functions(hearth: Instance, user: str) -> None:
     for path in ("/-/healthz", "/-/metrics", "/", "/v1/functions"):
         assert hearth.call(user, {"do": "fetch", "path": path}).ok() == {"answer": 403}
+
+
+def test_the_operators_key_is_good_outside_alone(hearth: Instance, user: str, photos: str) -> None:
+    pair = [*operator_pair(hearth), None]
+    answer = hearth.call(user, {"do": "get", "by": "s3", "bucket": photos, "key": "x", "pair": pair}).ok()
+    assert "operator" in answer["text"]
+
+
+def test_what_is_the_hosts_is_the_hosts_whatever_the_request_line_and_the_host_header_say(hearth: Instance, user: str, photos: str) -> None:
+    for event in (
+        {"target": f"http://{photos}.cos.local.myqcloud.com/x", "host": "localhost"},
+        {"target": "http://localhost/-/metrics", "host": photos},
+        {"target": "http://127.0.0.1:9000/healthz", "host": "127.0.0.1:9000"},
+        {"target": "*", "host": "localhost", "method": "OPTIONS"},
+        {"target": "127.0.0.1:9000", "host": "127.0.0.1:9000", "method": "CONNECT"},
+        {"target": "http://operator@localhost/", "host": "localhost"},
+    ):
+        assert hearth.call(user, {"do": "raw", **event}).ok()["answer"] in (400, 403, 404, 405), event
 
 
 def test_a_function_without_a_network_has_no_way_to_buckets(hearth: Instance, package: dict[str, bytes]) -> None:

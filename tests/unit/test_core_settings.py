@@ -82,6 +82,14 @@ def test_a_bad_value_is_refused_with_name_and_value(name: str, value: str, words
     assert all(word in caught.value.message for word in words), caught.value.message
 
 
+def test_the_two_ports_for_functions_are_two() -> None:
+    # Both sockets are bound with SO_REUSEPORT: the kernel would share the connections out between the two services.
+    with pytest.raises(ConfigError, match="nat_bucket_port: 9080"):
+        settings.load({"HEARTH_NAT_BUCKET_PORT": "9080"})
+    assert settings.load({"HEARTH_NAT_BUCKET_PORT": "9080", "HEARTH_FUNCTION_BUCKETS": "off"}).nat_bucket_port == 9080
+    assert settings.load({"HEARTH_NAT_BUCKET_PORT": "0", "HEARTH_NAT_API_PORT": "0"}).nat_bucket_port == 0
+
+
 def test_what_is_out_of_range_says_the_range() -> None:
     with pytest.raises(ConfigError) as caught:
         settings.load({"HEARTH_WORKERS": "65"})
