@@ -42,6 +42,7 @@ CLASSES: Final[Mapping[type[Exception], str]] = {
     api.LimitExceeded: "LimitExceeded.Quota",
     api.PayloadTooLarge: "InvalidParameter.RequestTooLarge",
     api.QueueFull: "ResourceInsufficient",
+    api.TooManyHops: "FailedOperation.InvokeFunction",
     # A call that was refused: nothing ran. RequestLimitExceeded is what the SDKs' own retries look for.
     runtime.Throttled: "RequestLimitExceeded",
     runtime.NoCapacity: "ResourceInsufficient",
@@ -89,7 +90,6 @@ CODES: Final[Mapping[str, str]] = {
     "trigger_not_found": "ResourceNotFound.Trigger",
     "cos_notify_rule_conflict": "InvalidParameterValue.CosNotifyRuleConflict",
     "invalid_code": "InvalidParameterValue.ZipFile",
-    "too_many_hops": "FailedOperation.InvokeFunction",
     "namespace_exists": "ResourceInUse.Namespace",
     "default_namespace": "FailedOperation.DeleteNamespace",
     "namespace_not_empty": "FailedOperation.Namespace",
