@@ -216,7 +216,7 @@ def _schedule(settings: Settings) -> Schema:
 
 
 SOURCE_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,59}$"}
-TRIGGER_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_.-]{0,99}$"}
+TRIGGER_NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"}
 #: A timer's, as an example: other types of triggers have configurations of their own (docs/http-triggers.md).
 TRIGGER_TYPE: Final[Schema] = {"type": "string", "enum": ["cos", "directory", "http", "timer"]}
 TIMER: Final[Schema] = {

@@ -19,12 +19,13 @@ from server.functions.model import LATEST, Function
 from server.store.engine import next_numbers, writing
 from server.store.tables import FUNCTIONS_COUNTER
 from server.store.tables import triggers as table
-from server.triggers.kinds import kinds
+from server.triggers.descriptions import free_name
+from server.triggers.kinds import OBJECT, kinds
 from server.triggers.model import Trigger
 
 FIELDS: Final = ("name", "type", "config", "qualifier", "enabled", "description")
 CHANGEABLE: Final = ("config", "qualifier", "enabled", "description")
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 _QUALIFIER: Final = re.compile(r"\$LATEST|\$DEFAULT|[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 
 
@@ -53,12 +54,16 @@ class Triggers:
         """How many of each type a function may have."""
         return {name: kind.limit(self._settings) for name, kind in self._kinds.items()}
 
-    def create(self, function: str, payload: Any, namespace: str = "default") -> Trigger:
-        """Raises BadRequest, Conflict, FunctionNotFound, LimitExceeded."""
+    def create(self, function: str, payload: Any, namespace: str = "default", *, shares_name: bool = False) -> Trigger:
+        """With `shares_name` an object trigger whose name is taken by others of its bucket is called `name.2` and so on, see
+        `server.triggers.descriptions.told_name`. Raises BadRequest, Conflict, FunctionNotFound, LimitExceeded."""
         draft = self.draft(payload)
         owner = self._find(function, namespace)
         with writing(self._engine) as connection:
             next_numbers(connection, FUNCTIONS_COUNTER)  # one at a time, or two could pass the limit together
+            if shares_name and draft.type == OBJECT:
+                taken = [Trigger.from_row(row) for row in connection.execute(_all_of(owner)).mappings()]
+                draft = replace(draft, name=free_name(draft.name, draft.config, taken))
             return self._shown(self.attach(connection, owner, [draft])[0])
 
     def drafts(self, payloads: Any) -> list[Draft]:
@@ -171,7 +176,7 @@ class Triggers:
     def _checked(self, given: Mapping[str, Any]) -> Draft:
         name, kind, config = given["name"], given["type"], given["config"]
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            hint = "1 to 100 letters, digits, _ . or -, a letter first"
+            hint = "1 to 100 letters, digits, _ . or -, a letter or digit first"
             raise BadRequest(f"name: {shown(name)} is not a valid name of a trigger", field="name", hint=hint, code="invalid_trigger_name")
         if not isinstance(kind, str) or kind not in self._kinds:
             raise BadRequest(f"type: {shown(kind)} is not known", field="type", hint=f"one of {', '.join(sorted(self._kinds))}")
@@ -232,9 +237,8 @@ class Triggers:
     def list(self, function: str, namespace: str = "default") -> list[Trigger]:
         """A function's, by name. Raises FunctionNotFound."""
         owner = self._find(function, namespace)
-        query = select(table).where(table.c.function_id == owner.function_id).order_by(table.c.name)
         with self._engine.connect() as connection:
-            return [self._shown(Trigger.from_row(row)) for row in connection.execute(query).mappings()]
+            return [self._shown(Trigger.from_row(row)) for row in connection.execute(_all_of(owner)).mappings()]
 
 
 def count_enabled(engine: Engine) -> dict[str, int]:
@@ -250,6 +254,10 @@ def _fields(value: Any, known: Sequence[str]) -> dict[str, Any]:
     if unknown := sorted(value.keys() - set(known)):
         raise BadRequest(f"unknown field {shown(unknown[0])}", field=unknown[0], hint=f"known are {', '.join(known)}")
     return value
+
+
+def _all_of(owner: Function) -> Any:
+    return select(table).where(table.c.function_id == owner.function_id).order_by(table.c.name)
 
 
 def _of(owner: Function) -> Any:

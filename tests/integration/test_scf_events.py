@@ -130,6 +130,33 @@ def test_events_are_listed_and_stopped(scf: Client) -> None:
     assert scf.refused("GetAsyncEventStatus", InvokeRequestId="none") == "ResourceNotFound.AsyncEvent"
 
 
+def test_triggers_of_one_bucket_are_told_apart_by_their_descriptions(hearth: Instance, scf: Client) -> None:
+    name, domain = make(scf, "two-of-a-bucket"), "2photos-1250000000.cos.ap-guangzhou.myqcloud.com"  # SCF's buckets may begin with a digit
+    jpg, png, other = (
+        json.dumps({"event": "cos:ObjectCreated:*", "filter": {"Prefix": "", "Suffix": end}}) for end in (".jpg", ".png", ".x")
+    )
+    named = {"FunctionName": name, "TriggerName": domain, "Type": "cos"}
+    for text in (jpg, png):
+        assert scf.call("CreateTrigger", **named, TriggerDesc=text)["TriggerInfo"]["TriggerName"] == domain
+    assert scf.refused("CreateTrigger", **named, TriggerDesc=png) in ("ResourceInUse.TriggerName", "LimitExceeded.Trigger")
+
+    def listed() -> list[tuple[str, str, int]]:
+        rows = scf.call("ListTriggers", FunctionName=name, OrderBy="add_time", Order="ASC")["Triggers"]
+        return [(row["TriggerName"], json.loads(row["TriggerDesc"])["filter"]["Suffix"], row["Enable"]) for row in rows]
+
+    assert listed() == [(domain, ".jpg", 1), (domain, ".png", 1)]
+    assert {row["name"] for row in hearth.request("GET", f"/v1/functions/{name}/triggers").body["triggers"]} == {domain, f"{domain}.2"}
+    assert scf.refused("DeleteTrigger", **named) == "MissingParameter"
+    assert scf.refused("DeleteTrigger", **named, TriggerDesc=other) == "ResourceNotFound.Trigger"
+    scf.call("UpdateTriggerStatus", **named, TriggerDesc=png, Enable="CLOSE")
+    assert listed() == [(domain, ".jpg", 1), (domain, ".png", 0)]
+    scf.call("DeleteTrigger", **named, TriggerDesc=jpg)
+    assert listed() == [(domain, ".png", 0)]
+    scf.call("CreateTrigger", **named, TriggerDesc=jpg)
+    assert sorted(listed()) == [(domain, ".jpg", 1), (domain, ".png", 0)]
+    assert scf.refused("DeleteTrigger", FunctionName=name, TriggerName=domain + ".2", Type="cos") == "ResourceNotFound.Trigger"
+
+
 def test_every_call_of_a_function_that_always_runs_asynchronously(hearth: Instance, scf: Client) -> None:
     name = make(scf, "always-async", FAILS, AsyncRunEnable="TRUE", TraceEnable="TRUE")
     assert scf.call("GetFunction", FunctionName=name)["AsyncRunEnable"] == "TRUE"
@@ -196,7 +223,7 @@ def test_triggers_are_listed_in_order_and_refused_by_scf_s_codes(scf: Client) ->
     for action, changes, code in (
         ("CreateTrigger", {"TriggerName": "c"}, "LimitExceeded.Trigger"),
         ("CreateTrigger", {"TriggerName": "a"}, "ResourceInUse.TriggerName"),
-        ("CreateTrigger", {"TriggerName": "9"}, "InvalidParameterValue.TriggerName"),
+        ("CreateTrigger", {"TriggerName": "_9"}, "InvalidParameterValue.TriggerName"),
         ("CreateTrigger", {"TriggerName": "c", "TriggerDesc": "x"}, "InvalidParameterValue.TriggerDesc"),
         ("CreateTrigger", {"TriggerName": "c", "Enable": "AJAR"}, "InvalidParameterValue.Enable"),
         ("CreateTrigger", {"TriggerName": "c", "CustomArgument": "x" * 4097}, "InvalidParameterValue.CustomArgument"),

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import BadRequest
+from server.triggers.descriptions import free_name, told_name
+from server.triggers.model import Trigger
 from server.triggers.objects import ObjectChange, ObjectRule, conflicts, event_body, matches, parse_bucket, parse_rule
 
 CREATED = "cos:ObjectCreated:*"
@@ -113,3 +115,31 @@ def test_the_event_is_that_of_the_reference() -> None:
             }
         ]
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "bucket", "told"),
+    [
+        ("b-1.cos.ap-x.myqcloud.com", "b-1", "b-1.cos.ap-x.myqcloud.com"),
+        ("b-1.cos.ap-x.myqcloud.com.2", "b-1", "b-1.cos.ap-x.myqcloud.com"),
+        ("b-1.12", "b-1", "b-1"),
+        ("b-1.1", "b-1", "b-1.1"),
+        ("b-1.2", "c-1", "b-1.2"),
+        ("thumb.2", "b-1", "thumb.2"),
+    ],
+)
+def test_the_name_that_scf_tells(name: str, bucket: str, told: str) -> None:
+    assert told_name(object_trigger(name, bucket, ".jpg")) == told
+
+
+def test_a_bucket_s_next_trigger_gets_a_free_name() -> None:
+    first, second = object_trigger("b-1", "b-1", ".jpg"), object_trigger("b-1.2", "b-1", ".png")
+    assert free_name("b-1", object_trigger("b-1", "b-1", ".gif").config, [first, second]) == "b-1.3"
+    assert free_name("b-1", object_trigger("b-1", "b-1", ".gif").config, [second]) == "b-1"
+    assert free_name("b-1", second.config, [first, second]) == "b-1"
+    assert free_name("t", first.config, [object_trigger("t", "b-1", ".gif")]) == "t"
+
+
+def object_trigger(name: str, bucket: str, suffix: str) -> Trigger:
+    config = {"bucket": bucket, "event": CREATED, "filter": {"Prefix": "", "Suffix": suffix}}
+    return Trigger(name, "f", "default", "f", name, "cos", config, "$LATEST", True, "", None, 0.0, 0.0)

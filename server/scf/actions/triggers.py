@@ -1,6 +1,7 @@
 """Triggers: SCF's TriggerDesc and states over `server.triggers`; types are whatever that knows.
 
-A name is unique among a function's triggers; Type and, where it is given, Qualifier must be that trigger's.
+A name is unique among a function's triggers but for those on buckets, which TriggerDesc tells apart; Type and, where it is given,
+Qualifier must be that trigger's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from server.scf.actions.model import Action, Ask
 from server.scf.errors import OwnCodes, ScfError
 from server.scf.listing import descending, page
 from server.scf.times import local_time
-from server.triggers.descriptions import changed_config, config_of, text_of
+from server.triggers.descriptions import changed_config, config_of, has_rule, text_of, told_name
+from server.triggers.kinds import OBJECT
 from server.triggers.model import Trigger
 
 #: Types that SCF knows and that can't be here, and why.
@@ -38,7 +40,7 @@ _ORDERS: Final[dict[str, Callable[[Trigger], float]]] = {
 }
 _FILTERS: Final[dict[str, Callable[[Trigger], str]]] = {
     "Qualifier": lambda trigger: trigger.qualifier,
-    "TriggerName": lambda trigger: trigger.name,
+    "TriggerName": lambda trigger: told_name(trigger),
     "Description": lambda trigger: trigger.description,
 }
 _ERRORS: Final[OwnCodes] = {LimitExceeded: "LimitExceeded.Trigger"}
@@ -47,7 +49,7 @@ _ERRORS: Final[OwnCodes] = {LimitExceeded: "LimitExceeded.Trigger"}
 async def create(ask: Ask) -> dict[str, Any]:
     services, payload = ask.services, _payload(ask)
     name = ask.parameters.required("FunctionName")
-    return {"TriggerInfo": shown(await _changed(ask, partial(services.triggers.create, name, payload, ask.namespace())))}
+    return {"TriggerInfo": shown(await _changed(ask, partial(services.triggers.create, name, payload, ask.namespace(), shares_name=True)))}
 
 
 async def update(ask: Ask) -> dict[str, Any]:
@@ -98,7 +100,7 @@ async def set_trigger(ask: Ask) -> dict[str, Any]:
 def shown(trigger: Trigger) -> dict[str, Any]:
     """Model Trigger."""
     return {
-        "TriggerName": trigger.name,
+        "TriggerName": told_name(trigger),
         "Type": trigger.type,
         "TriggerDesc": text_of(trigger.type, trigger.config),
         "Qualifier": trigger.qualifier,
@@ -143,17 +145,31 @@ def _enabled(ask: Ask) -> bool | None:
     return SWITCH[word.upper()] if word else None
 
 
-async def _found(ask: Ask) -> Trigger:
-    parameters, kind = ask.parameters, _kind(ask)
+async def _found(ask: Ask, *, is_change: bool = False) -> Trigger:
+    """The trigger that is meant. With `is_change` TriggerDesc is a new one, as long as the name alone tells which."""
+    parameters, kind, text = ask.parameters, _kind(ask), ask.parameters.text("TriggerDesc")
     function, name, qualifier = parameters.required("FunctionName"), parameters.required("TriggerName"), parameters.text("Qualifier")
-    trigger = await ask.services.lookups.run(ask.services.triggers.get, function, name, ask.namespace())
-    if trigger.type != kind or qualifier not in ("", trigger.qualifier):
-        raise ScfError("ResourceNotFound.Trigger", f"the trigger {name[:100]!a} is of another type or qualifier")
-    return trigger
+    listed = await ask.services.lookups.run(ask.services.triggers.list, function, ask.namespace())
+    named = [trigger for trigger in listed if told_name(trigger) == name]
+    found = [trigger for trigger in named if trigger.type == kind and qualifier in ("", trigger.qualifier)]
+    if kind == OBJECT and (len(found) > 1 or (text and not is_change)):
+        found = _of_description(found, name, text)
+    if not found:
+        what = "is of another type, qualifier or description" if named else "does not exist"
+        raise ScfError("ResourceNotFound.Trigger", f"the trigger {name[:100]!a} {what}")
+    return found[0]
+
+
+def _of_description(found: list[Trigger], name: str, text: str) -> list[Trigger]:
+    """Of a bucket's triggers the one that has this TriggerDesc."""
+    if not text:
+        raise ScfError("MissingParameter", f"{len(found)} triggers are called {name[:100]!a}: TriggerDesc says which is meant")
+    wanted = config_of(OBJECT, name, text)
+    return [trigger for trigger in found if has_rule(trigger, wanted)]
 
 
 async def _change(ask: Ask, *, only_status: bool = False) -> None:
-    parameters, trigger = ask.parameters, await _found(ask)
+    parameters, trigger = ask.parameters, await _found(ask, is_change=not only_status)
     changes: dict[str, Any] = {} if (enabled := _enabled(ask)) is None else {"enabled": enabled}
     if not only_status:
         text, argument = (parameters.text(name) if name in parameters else None for name in ("TriggerDesc", "CustomArgument"))
