@@ -13,6 +13,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -33,6 +34,11 @@ ROOT = HERE.parent
 CGROUPS = Path("/sys/fs/cgroup")
 LEAK_PATIENCE_SECONDS = 5.0
 DECLARED = "machine lacks "
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in a shell's background: `hearth up` would leave it ignored, as it should, and no test could press Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # What the machine offers ----------------------------------------------------------------------------------------------------
