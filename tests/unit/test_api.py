@@ -1213,7 +1213,7 @@ async def test_a_trigger_is_made_changed_and_removed(api: Any, hello: Any) -> No
 @pytest.mark.parametrize(
     "changes",
     [
-        {"name": "1"},
+        {"name": "_1"},
         {"type": "cmq"},
         {"config": {"cron": "never"}},
         {"config": {}},

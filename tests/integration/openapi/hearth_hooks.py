@@ -22,6 +22,7 @@ RANGE = re.compile(r"\(-?[0-9]+,-?[0-9]+\)|\[-?[0-9]+,-?[0-9]+\]")
 ROUTING_KEY = "X-Scf-Routing-Key"
 LAYER = re.compile(r"[A-Za-z]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 ACTION = re.compile(r"[A-Za-z0-9_-]{1,60}")
+QUOTAS_MB = {"reserved_mb": (0, (1 << 40) - 1, 2000), "total_mb": (1, 1_280_000, 128_000)}
 EXISTING = "hello"
 EXISTING_LAYER = {"name": "shared", "version": 1}
 
@@ -99,8 +100,8 @@ def _improved_body(body: dict[str, Any]) -> dict[str, Any]:
     if isinstance(changed.get("layers"), list) and changed["layers"] and all(map(_is_layer, changed["layers"])):
         changed["layers"] = [EXISTING_LAYER]
     # Quotas that leave room for the calls of other requests.
-    for field, roomy in (("reserved_mb", 2000), ("total_mb", 128_000)):
-        if type(changed.get(field)) is int and changed[field] >= 0:
+    for field, (least, most, roomy) in QUOTAS_MB.items():
+        if type(changed.get(field)) is int and least <= changed[field] <= most:
             changed[field] = roomy
     for trigger in (changed, *(changed.get("triggers") or [] if isinstance(changed.get("triggers"), list) else [])):
         _improve_trigger(trigger)
