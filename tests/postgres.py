@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for all tests that want one. A plugin: tests/conftest.py names it."""
+"""A real PostgreSQL server for all tests that want one, and databases on it and on SQLite. A plugin: tests/conftest.py names it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, text
+
+from sandbox.settings import Settings
+from server.store.engine import open_database
+from server.store.tables import METADATA
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +38,23 @@ def postgres_url() -> Iterator[str]:
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=place)
         shutil.rmtree(place)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.requires("postgresql"))])
+def either_url(request: pytest.FixtureRequest) -> str:
+    """The setting `database_url`, once for each kind of database."""
+    return str(request.getfixturevalue("postgres_url")) if request.param == "postgresql" else ""
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[Engine]:
+    """The database of these settings. The server is every test's: there nothing stays behind."""
+    engine = open_database(settings)
+    try:
+        yield engine
+        if engine.dialect.name == "postgresql":
+            with engine.begin() as connection:
+                METADATA.drop_all(connection)
+                connection.execute(text("DROP TABLE alembic_version"))
+    finally:
+        engine.dispose()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert, select, text
+from sqlalchemy import Engine, insert, select
 from sqlalchemy.event import listen
 
 from sandbox.settings import Settings
@@ -22,8 +22,9 @@ from server.events.queue import EventQueue, put
 from server.records.journal import Journal
 from server.records.model import Filter
 from server.store.engine import open_database, writing
-from server.store.tables import METADATA, firings, triggers
+from server.store.tables import firings, triggers
 from server.triggers.timers import Timers
+from tests.postgres import database
 
 NOW = 1_800_000_000.0
 LANE = "default/hello"
@@ -31,21 +32,15 @@ OTHER = "default/other"
 PLAIN = EventSettings(retries=2, ttl=600)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.requires("postgresql"))])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
-    return Settings(home=str(tmp_path), database_url=url, limit_queued_events=50)
+@pytest.fixture
+def settings(either_url: str, tmp_path: Path) -> Settings:
+    return Settings(home=str(tmp_path), database_url=either_url, limit_queued_events=50)
 
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
-    engine = open_database(settings)
-    yield engine
-    if engine.dialect.name == "postgresql":
-        with engine.begin() as connection:
-            METADATA.drop_all(connection)
-            connection.execute(text("DROP TABLE alembic_version"))
-    engine.dispose()
+    with database(settings) as engine:
+        yield engine
 
 
 @pytest.fixture

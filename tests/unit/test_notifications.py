@@ -20,28 +20,23 @@ from server.notifications.inbox import Inbox
 from server.notifications.s3 import read_records
 from server.notifications.sources import Sources
 from server.records.model import Filter
-from server.store.engine import open_database, writing
-from server.store.tables import METADATA, triggers
+from server.store.engine import writing
+from server.store.tables import triggers
 from server.triggers.kinds import ObjectKind
 from server.triggers.model import Trigger
 from tests.payloads.notifications import AMAZON, MINIO, MINIO_REMOVED, RADOSGW, VERSITYGW, VERSITYGW_TEST
+from tests.postgres import database
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.requires("postgresql"))])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
-    return Settings(home=str(tmp_path), database_url=url, limit_queued_events=3)
+@pytest.fixture
+def settings(either_url: str, tmp_path: Path) -> Settings:
+    return Settings(home=str(tmp_path), database_url=either_url, limit_queued_events=3)
 
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
-    engine = open_database(settings)
-    yield engine
-    if engine.dialect.name == "postgresql":
-        with engine.begin() as connection:
-            METADATA.drop_all(connection)
-            connection.execute(text("DROP TABLE alembic_version"))
-    engine.dispose()
+    with database(settings) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ from server.store import epoch, next_numbers, open_database, ping, rfc3339, utc_
 from server.store.tables import METADATA
 from server.store.tables import aliases as aliases_table
 from server.store.tables import versions as versions_table
+from tests.postgres import database
 from tests.unit.test_functions import _at_once as all_at_once
 
 REPOSITORY = Path(__file__).parents[2]
@@ -181,12 +182,8 @@ def test_times_are_rfc_3339_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def on_postgres(tmp_path: Path, postgres_url: str) -> Iterator[tuple[Settings, Engine]]:
     settings = Settings(home=str(tmp_path), database_url=postgres_url)
-    engine = open_database(settings)
-    yield settings, engine
-    with engine.begin() as connection:
-        METADATA.drop_all(connection)
-        connection.execute(text("DROP TABLE alembic_version"))
-    engine.dispose()
+    with database(settings) as engine:
+        yield settings, engine
 
 
 @pytest.mark.requires("postgresql")

@@ -13,42 +13,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, insert, text, update
+from sqlalchemy import Engine, delete, insert, update
 from sqlalchemy import select as query
 
 from sandbox.settings import Settings
 from server.errors import BadRequest, QueueFull
 from server.events.queue import EventQueue
 from server.records.model import Filter
-from server.store.engine import open_database, writing
-from server.store.tables import METADATA, events, triggers, watched_files, watches
+from server.store.engine import writing
+from server.store.tables import events, triggers, watched_files, watches
 from server.triggers.directories import DirectoryKind
 from server.triggers.model import Trigger
 from server.watching.index import LeaseLost, WatchIndex
 from server.watching.paths import opened
 from server.watching.tree import Overflow, RootGone
 from server.watching.watch import Watch
+from tests.postgres import database
 
 QUIET = 0.3
 PATIENCE = 20.0
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.requires("postgresql"))])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+@pytest.fixture
+def settings(either_url: str, tmp_path: Path) -> Settings:
     (tmp_path / "in").mkdir()
-    return Settings(home=str(tmp_path / "home"), database_url=url, watch_dirs=str(tmp_path / "in"))
+    return Settings(home=str(tmp_path / "home"), database_url=either_url, watch_dirs=str(tmp_path / "in"))
 
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
-    engine = open_database(settings)
-    yield engine
-    if engine.dialect.name == "postgresql":
-        with engine.begin() as connection:
-            METADATA.drop_all(connection)
-            connection.execute(text("DROP TABLE alembic_version"))
-    engine.dispose()
+    with database(settings) as engine:
+        yield engine
 
 
 class World:
